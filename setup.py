@@ -1,0 +1,63 @@
+"""Package metadata. All literals, nothing is detected: a wheel built anywhere is the same wheel."""
+
+from setuptools import setup
+
+setup(
+    name="fastplan",
+    version="0.1.0",
+    description="Optimization planning for 3D ConvNets: train video networks along a planned path of states",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[
+        "fastplan",
+        "fastplan.data",
+        "fastplan.models",
+        "fastplan.planner",
+        "fastplan.report",
+        "fastplan.train",
+        "fastplan.configs",
+    ],
+    # The top-level folders `kernels`, `configs` and `benchmarks` install inside the fastplan package:
+    # `kernels` alone is the import name of another package on PyPI.
+    package_dir={
+        "fastplan": "fastplan",
+        "fastplan.configs": "configs",
+    },
+    package_data={"fastplan.configs": ["*.yaml", "state_graphs/*.yaml", "plans/*.yaml"]},
+    install_requires=[
+        "av>=15",
+        "matplotlib>=3.8",
+        "numba>=0.60",
+        "numpy>=1.26",
+        "nvidia-dali-cuda120>=2.4",
+        "platformdirs>=4",
+        "pydantic>=2.7",
+        "pyyaml>=6",
+        "rich>=13.7",
+        "scipy>=1.11",
+        "tensorboard>=2.16",
+        "torch>=2.11",
+        "triton>=3.6; platform_system == 'Linux'",
+    ],
+    extras_require={
+        "cuda13": ["nvidia-dali-cuda130>=2.4"],
+        "dev": [
+            "hypothesis>=6.100",
+            "import-linter>=2.0",
+            "mypy>=1.10",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "ruff>=0.6",
+            "types-PyYAML",
+        ],
+    },
+    entry_points={"console_scripts": ["fastplan = fastplan.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
