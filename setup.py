@@ -1,12 +1,14 @@
 """Package metadata. All literals, nothing is detected: a wheel built anywhere is the same wheel."""
 
+from pathlib import Path
+
 from setuptools import setup
 
 setup(
     name="fastplan",
     version="0.1.0",
     description="Optimization planning for 3D ConvNets: train video networks along a planned path of states",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",

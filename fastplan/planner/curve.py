@@ -1,0 +1,172 @@
+"""Performance-epoch curves and their knees.
+
+A curve is a sequence of accuracies (fractions in 0..1), one per epoch; entry 0 is the evaluation before training.
+The published model is f(x) = -a exp(-b x) - c x - d x^2 + e (METHOD section 1). A fit that cannot be made is a
+value with an explanation, never an exception.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import curve_fit, nnls
+
+KneeRule = Literal["tolerance", "paper"]
+
+PAPER_HORIZON = 1000  # the published rule takes the argmax over epochs 0..1000
+NEIGHBOURHOOD = 3  # the checkpoint kept is the best within this many epochs of the knee
+_DECAYS = np.geomspace(0.02, 3.0, 24)
+_FEWEST_POINTS = 4
+
+
+class Stop(str, Enum):
+    """Why an edge goes on or ends."""
+
+    TRAIN = "train"
+    KNEE = "knee"
+    CAP = "cap"
+    DIVERGED = "diverged"
+
+
+@dataclass(frozen=True)
+class KneeFit:
+    """What a curve says about its own end.
+
+    knee: the epoch x* at which training has paid, or None while the curve does not say.
+    accuracy: the fitted accuracy at the knee, clipped to 0..1; nan without a knee.
+    first: epochs before this one (a flat start from scratch) were left out of the fit.
+    params: a, b, c, d, e with x counted in epochs from `first`; empty without a fit.
+    rmse: root mean square residual of the fit, in accuracy; nan without a fit.
+    status: fitted, short, at_chance, nonfinite or failed.
+    explanation: the status in words.
+    """
+
+    knee: int | None
+    accuracy: float
+    first: int
+    params: tuple[float, ...]
+    rmse: float
+    status: Literal["fitted", "short", "at_chance", "nonfinite", "failed"]
+    explanation: str
+
+    def predict(self, epochs: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Fitted accuracy at each of `epochs`; nan where there is no fit or before `first`."""
+        x = np.asarray(epochs, np.float64) - self.first
+        if not self.params:
+            return np.full(x.shape, np.nan)
+        return np.where(x >= 0, _model(x, *self.params), np.nan)
+
+
+def fit_knee(
+    accuracies: Sequence[float],
+    *,
+    rule: KneeRule = "tolerance",
+    tolerance: float = 0.005,
+    chance: float | None = None,
+    scratch_margin: float = 0.15,
+) -> KneeFit:
+    """Fit the curve and find its knee.
+
+    rule: `tolerance` fits with c >= 0 by variable projection (b on a logarithmic grid, non-negative least squares for
+        the rest) and takes the first epoch within `tolerance` of the fitted maximum, over four times the epochs seen;
+        `paper` fits all five by bounded least squares, c free, and takes the argmax over epochs 0..1000.
+    tolerance: accuracy that may be given away at the knee, a fraction.
+    chance: accuracy of guessing, for a curve that starts from random weights: there is no knee before the accuracy
+        exceeds chance + `scratch_margin`, and the flat start is left out of the fit. None for any other curve. The
+        `paper` rule has no such guard and ignores it.
+    """
+    y = np.asarray(accuracies, np.float64)
+    if not np.isfinite(y).all():
+        return _no_knee("nonfinite", f"accuracy is not a number at epoch {int((~np.isfinite(y)).argmax())}")
+    if rule == "paper":
+        return _fit_paper(y)
+    first = 0
+    if chance is not None:
+        if len(y) == 0 or y.max() < chance + scratch_margin:
+            return _no_knee("at_chance", f"no accuracy above {chance + scratch_margin:.3f} yet")
+        flat = np.flatnonzero(y < chance + scratch_margin * 2 / 3)
+        first = max(min(int(flat.max(initial=0)), len(y) - _FEWEST_POINTS), 0)
+    if len(y) - first < _FEWEST_POINTS:
+        return _no_knee("short", f"{len(y)} points are too few to fit")
+    params, rmse = _fit_projected(y[first:])
+    horizon = 4 * (len(y) - first)
+    fitted = _model(np.arange(horizon, dtype=np.float64), *params)
+    knee = first + int((fitted >= fitted.max() - tolerance).argmax())
+    accuracy = float(np.clip(fitted[knee - first], 0, 1))
+    return KneeFit(knee, accuracy, first, params, rmse, "fitted", f"within {tolerance:g} of the fitted maximum")
+
+
+def should_stop(accuracies: Sequence[float], fit: KneeFit, *, attempt_epochs: int, max_epochs: int) -> Stop:
+    """Whether the edge ends now: `attempt_epochs` past its knee, at `max_epochs`, or because it diverged."""
+    epochs = len(accuracies) - 1
+    if fit.status == "nonfinite":
+        return Stop.DIVERGED
+    if fit.knee is not None and epochs >= attempt_epochs and epochs >= fit.knee + attempt_epochs:
+        return Stop.KNEE
+    return Stop.CAP if epochs >= max_epochs else Stop.TRAIN
+
+
+def choose_epoch(accuracies: Sequence[float], fit: KneeFit, *, rule: KneeRule, from_scratch: bool) -> int:
+    """The epoch whose checkpoint an ended edge keeps; 0 keeps the parent's weights.
+
+    `paper` keeps the knee itself. `tolerance` keeps the best measured epoch within `NEIGHBOURHOOD` epochs of the
+    knee, the earliest of equals. Without a knee (a capped edge that never bent) it is the best measured epoch. Random
+    weights (epoch 0 of a start from scratch) are never kept unless nothing was trained.
+    """
+    last = len(accuracies) - 1
+    lowest = min(1, last) if from_scratch else 0
+    if fit.knee is None:
+        candidates = range(lowest, last + 1)
+    else:
+        knee = min(max(fit.knee, lowest), last)
+        if rule == "paper":
+            return knee
+        candidates = range(max(knee - NEIGHBOURHOOD, lowest), min(knee + NEIGHBOURHOOD, last) + 1)
+    return max(candidates, key=lambda epoch: (accuracies[epoch], -epoch))
+
+
+def _no_knee(status: Literal["short", "at_chance", "nonfinite", "failed"], explanation: str) -> KneeFit:
+    return KneeFit(None, float("nan"), 0, (), float("nan"), status, explanation)
+
+
+def _model(x: npt.NDArray[np.float64], a: float, b: float, c: float, d: float, e: float) -> npt.NDArray[np.float64]:
+    return np.asarray(-a * np.exp(-b * x) - c * x - d * x * x + e)
+
+
+def _fit_projected(y: npt.NDArray[np.float64]) -> tuple[tuple[float, ...], float]:
+    """Best of the grid of b, the other four by non-negative least squares (in x / n, so columns compare in size)."""
+    n = len(y)
+    x = np.arange(n, dtype=np.float64)
+    best: tuple[float, float, npt.NDArray[np.float64]] | None = None
+    for b in _DECAYS:
+        columns = np.stack([-np.exp(-b * x), -x / n, -((x / n) ** 2), np.ones(n)], axis=1)
+        weights, residual = nnls(columns, y)
+        if best is None or residual < best[0]:
+            best = (float(residual), float(b), weights)
+    assert best is not None
+    residual, b, (a, c, d, e) = best
+    return (float(a), b, float(c) / n, float(d) / n**2, float(e)), residual / n**0.5
+
+
+def _fit_paper(y: npt.NDArray[np.float64]) -> KneeFit:
+    if len(y) < 5:
+        return _no_knee("short", f"{len(y)} points are too few for five parameters")
+    x = np.arange(len(y), dtype=np.float64)
+    lower = (0.0, 0.0, -np.inf, 0.0, 0.0)
+    start = (max(float(np.ptp(y)), 1e-3), 0.1, 0.0, 0.0, max(float(y.max()), 1e-3))
+    try:
+        params, _ = curve_fit(_model, x, y, p0=start, bounds=(lower, np.inf), maxfev=5000)
+    except (RuntimeError, ValueError) as error:
+        return _no_knee("failed", f"least squares found no fit: {error}")
+    fitted = _model(np.arange(PAPER_HORIZON + 1, dtype=np.float64), *params)
+    if not np.isfinite(fitted).all():
+        return _no_knee("failed", "the fitted curve is not finite")
+    knee = int(fitted.argmax())
+    rmse = float(np.sqrt(np.mean((_model(x, *params) - y) ** 2)))
+    accuracy = float(np.clip(fitted[knee], 0, 1))
+    return KneeFit(
+        knee, accuracy, 0, tuple(map(float, params)), rmse, "fitted", f"argmax over epochs 0..{PAPER_HORIZON}"
+    )

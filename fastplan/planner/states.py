@@ -1,0 +1,319 @@
+"""Training states and the candidate transition graph (METHOD section 1).
+
+A `State` fixes everything that changes during training; a `StateGraph` says which state may follow which. Its
+edges leave the reserved node `start`, the initial weights, and end in one sink. A graph is checked when it is made:
+an object of this type is acyclic, every state is reachable from `start` and leads to the sink.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fastplan.clips import ClipSpec
+from fastplan.errors import UserError, nearest
+
+START = "start"
+Edge = tuple[str, str]
+
+_CLIP_KEYS = ("segments", "frames", "stride", "size")
+_STATE_KEYS = (*_CLIP_KEYS, "lr", "batch_size", "accumulate", "freeze_bn")
+_GRAPH_KEYS = ("name", "about", "target", "states", "edges", "levels", "config")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+@dataclass(frozen=True)
+class State:
+    """One training regime; inside it the learning rate is constant.
+
+    name: letters, digits and . _ + - (it names files too).
+    clip: which frames, how large.
+    lr: learning rate, > 0.
+    batch_size: clips in one forward pass on one device, >= 1.
+    accumulate: forward passes per optimizer step, >= 1.
+    freeze_bn: whether BatchNorm statistics and affine weights stay as the parent left them.
+    """
+
+    name: str
+    clip: ClipSpec
+    lr: float
+    batch_size: int = 16
+    accumulate: int = 1
+    freeze_bn: bool = False
+
+    def __post_init__(self) -> None:
+        where = f"state '{self.name}'"
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or self.name == START:
+            raise UserError(f"{where}: a name has letters, digits and . _ + -, and is not '{START}'")
+        if isinstance(self.lr, bool) or not isinstance(self.lr, (int, float)) or not 0 < self.lr < float("inf"):
+            raise UserError(f"{where}: lr is {self.lr!r}; it must be a positive number (write 1.0e-4, not 1e-4)")
+        for key in ("batch_size", "accumulate"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"{where}: {key} is {value!r}; it must be a whole number of at least 1")
+        if not isinstance(self.freeze_bn, bool):
+            raise UserError(f"{where}: freeze_bn is {self.freeze_bn!r}; it must be true or false")
+
+    @property
+    def effective_batch(self) -> int:
+        """Clips per optimizer step on one device."""
+        return self.batch_size * self.accumulate
+
+    def to_dict(self) -> dict[str, Any]:
+        """The flat form that graph and plan files hold, without the name."""
+        row = asdict(self)
+        clip = row.pop("clip")
+        del row["name"]
+        return {**clip, **row}
+
+    @classmethod
+    def from_dict(cls, name: str, row: Any) -> "State":
+        """Read one row of a graph or plan file. Raises `UserError` naming the state and the key."""
+        if not isinstance(row, Mapping):
+            raise UserError(f"state '{name}' is {row!r}; it must be a mapping with {', '.join(_STATE_KEYS)}")
+        for key in row:
+            if key not in _STATE_KEYS:
+                raise UserError(f"state '{name}' has an unknown key '{key}'{nearest(str(key), _STATE_KEYS)}")
+        for key in ("segments", "frames", "lr"):
+            if key not in row:
+                raise UserError(f"state '{name}' has no '{key}'")
+        try:
+            clip = ClipSpec(**{key: row[key] for key in _CLIP_KEYS if key in row})
+        except UserError as error:
+            raise UserError(f"state '{name}': {error}") from None
+        rest = {key: row[key] for key in ("lr", "batch_size", "accumulate", "freeze_bn") if key in row}
+        return cls(name, clip, **rest)
+
+
+@dataclass(frozen=True)
+class StateGraph:
+    """A checked directed acyclic graph of states.
+
+    states: in the order of the file, which breaks ties of the topological order.
+    edges: (source, target) names; the source may be `start`.
+    target: the clip regime that every state is validated in, so that scores compare; the sink's clip by default.
+    config: settings that suit this graph; the run configuration starts from them.
+    """
+
+    name: str
+    states: tuple[State, ...]
+    edges: tuple[Edge, ...]
+    target: ClipSpec | None = None
+    about: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [state.name for state in self.states]
+        if not names:
+            raise UserError(f"graph '{self.name}' has no states")
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"graph '{self.name}' has two states named '{name}'")
+        for source, target in self.edges:
+            for end in (source, target):
+                if end != START and end not in names:
+                    raise UserError(f"edge {source} -> {target}: there is no state '{end}'{nearest(end, names)}")
+            if target == START:
+                raise UserError(f"edge {source} -> {target}: nothing leads back to '{START}'")
+            if self.edges.count((source, target)) > 1:
+                raise UserError(f"edge {source} -> {target} is given twice")
+        self.in_order()
+        self._check_reachable()
+
+    def state(self, name: str) -> State:
+        """The state of that name; `KeyError` if there is none."""
+        for state in self.states:
+            if state.name == name:
+                return state
+        raise KeyError(name)
+
+    def predecessors(self, name: str) -> tuple[str, ...]:
+        """Where the edges into `name` come from, in the order of the file."""
+        return tuple(source for source, target in self.edges if target == name)
+
+    def successors(self, name: str) -> tuple[str, ...]:
+        """Where the edges out of `name` lead, in the order of the file."""
+        return tuple(target for source, target in self.edges if source == name)
+
+    @property
+    def sink(self) -> str:
+        """The one state that no edge leaves, where every path ends."""
+        ends = [state.name for state in self.states if not self.successors(state.name)]
+        if len(ends) != 1:
+            raise UserError(f"graph '{self.name}' must end in one state; these have no way on: {', '.join(ends)}")
+        return ends[0]
+
+    @property
+    def validation_clip(self) -> ClipSpec:
+        """The clip regime that all states are validated in."""
+        return self.target or self.state(self.sink).clip
+
+    def in_order(self) -> tuple[State, ...]:
+        """States in topological order, ties as in the file. Raises `UserError` naming a cycle."""
+        left = [state.name for state in self.states]
+        order: list[State] = []
+        settled = {START}
+        while left:
+            ready = next((n for n in left if all(p in settled for p in self.predecessors(n))), None)
+            if ready is None:
+                raise UserError(f"graph '{self.name}' has a cycle: {' -> '.join(self._find_cycle(left))}")
+            left.remove(ready)
+            settled.add(ready)
+            order.append(self.state(ready))
+        return tuple(order)
+
+    def edges_in_order(self) -> tuple[Edge, ...]:
+        """Every edge, in the order in which a serial search explores them."""
+        return tuple((p, state.name) for state in self.in_order() for p in self.predecessors(state.name))
+
+    def check_clip_lengths(self, *, multiple: int, network: str) -> None:
+        """Raise `UserError` naming the first state whose clip length is no multiple of `multiple` frames."""
+        clips = [(f"state '{state.name}'", state.clip) for state in self.states]
+        if self.target is not None:
+            clips.append(("the target clip", self.target))
+        for where, clip in clips:
+            if clip.length % multiple:
+                raise UserError(
+                    f"{where} has clips of {clip.length} frames; the stem of {network} needs a multiple of {multiple}"
+                )
+
+    def _find_cycle(self, left: list[str]) -> list[str]:
+        walk = [left[0]]
+        while True:
+            before = next(p for p in self.predecessors(walk[0]) if p in left)
+            if before in walk:
+                return [before, *walk[: walk.index(before) + 1]]
+            walk.insert(0, before)
+
+    def _check_reachable(self) -> None:
+        forward = self._closure(START, self.successors)
+        backward = self._closure(self.sink, self.predecessors)
+        for state in self.states:
+            if state.name not in forward:
+                raise UserError(f"state '{state.name}' cannot be reached from '{START}': add an edge into it")
+            if state.name not in backward:
+                raise UserError(f"state '{state.name}' does not lead to '{self.sink}': add an edge out of it")
+
+    @staticmethod
+    def _closure(origin: str, step: Any) -> set[str]:
+        seen, todo = {origin}, [origin]
+        while todo:
+            for name in step(todo.pop()):
+                if name not in seen:
+                    seen.add(name)
+                    todo.append(name)
+        return seen
+
+
+def load_graph(path: Path) -> StateGraph:
+    """Read a graph file: rows (`states`, `edges`) or `levels`. Raises `UserError` naming the file and the fault."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the state graph {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return graph_from_dict(content, default_name=path.stem)
+    except UserError as error:
+        raise UserError(f"{path.name}: {error}") from None
+
+
+def graph_from_dict(content: Any, *, default_name: str = "graph") -> StateGraph:
+    """Build a graph from the content of a graph file; the inverse of `graph_to_dict`."""
+    if not isinstance(content, Mapping):
+        raise UserError("a state graph is a mapping with 'states' and 'edges', or with 'levels'")
+    for key in content:
+        if key not in _GRAPH_KEYS:
+            raise UserError(f"unknown key '{key}'{nearest(str(key), _GRAPH_KEYS)}")
+    if ("levels" in content) == ("states" in content):
+        raise UserError("give either 'states' and 'edges', or 'levels'")
+    if "levels" in content:
+        states, edges = _from_levels(content["levels"])
+    else:
+        rows = content["states"]
+        if not isinstance(rows, Mapping):
+            raise UserError("'states' is a mapping from a state's name to its settings")
+        states = [State.from_dict(str(name), row) for name, row in rows.items()]
+        edges = [_read_edge(edge) for edge in content.get("edges") or ()]
+    target = content.get("target")
+    try:
+        clip = ClipSpec(**target) if target else None
+    except (TypeError, UserError) as error:
+        raise UserError(f"the target clip {target!r}: {error}") from None
+    return StateGraph(
+        name=str(content.get("name", default_name)),
+        states=tuple(states),
+        edges=tuple(edges),
+        target=clip,
+        about=str(content.get("about", "")),
+        config=content.get("config") or {},
+    )
+
+
+def graph_to_dict(graph: StateGraph) -> dict[str, Any]:
+    """The row form of a graph, ready for YAML."""
+    content: dict[str, Any] = {"name": graph.name}
+    if graph.about:
+        content["about"] = graph.about
+    if graph.target is not None:
+        content["target"] = asdict(graph.target)
+    content["states"] = {state.name: state.to_dict() for state in graph.states}
+    content["edges"] = [f"{source} -> {target}" for source, target in graph.edges]
+    if graph.config:
+        content["config"] = dict(graph.config)
+    return content
+
+
+def _read_edge(edge: Any) -> Edge:
+    ends = edge.split("->") if isinstance(edge, str) else edge
+    if not isinstance(ends, (list, tuple)) or len(ends) != 2:
+        raise UserError(f"edge {edge!r}: write 'source -> target'")
+    return str(ends[0]).strip(), str(ends[1]).strip()
+
+
+def _from_levels(levels: Any) -> tuple[list[State], list[Edge]]:
+    """Clip settings x learning-rate levels, connected as the paper's basic or extended graph."""
+    keys = ("kind", "clips", "lr_scales")
+    if not isinstance(levels, Mapping) or not {"clips", "lr_scales"} <= set(levels):
+        raise UserError("'levels' is a mapping with 'clips', shortest first, 'lr_scales', highest first, and 'kind'")
+    for key in levels:
+        if key not in keys:
+            raise UserError(f"'levels' has an unknown key '{key}'{nearest(str(key), keys)}")
+    kind = levels.get("kind", "basic")
+    if kind not in ("basic", "extended"):
+        raise UserError(f"kind is {kind!r}; it is basic or extended")
+    clips, scales = levels["clips"], levels["lr_scales"]
+    if not isinstance(clips, Mapping) or not clips:
+        raise UserError("'clips' is a mapping from a clip setting's name to its settings (segments, frames, lr, ...)")
+    if not isinstance(scales, list) or not scales:
+        raise UserError("'lr_scales' is a list of factors on each clip setting's lr, such as [1, 0.1, 0.01]")
+    names = [str(name) for name in clips]
+    states = []
+    for scale in scales:
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or scale <= 0:
+            raise UserError(f"lr scale {scale!r} must be a positive number")
+        for name, row in zip(names, clips.values(), strict=True):
+            state = State.from_dict(f"{name}-lr{scale:g}", row)
+            states.append(State.from_dict(state.name, {**state.to_dict(), "lr": float(f"{state.lr * scale:.12g}")}))
+    return states, list(_level_edges(len(names), len(scales), kind == "extended", [s.name for s in states]))
+
+
+def _level_edges(clips: int, levels: int, extended: bool, names: list[str]) -> Iterable[Edge]:
+    def at(i: int, j: int) -> str:
+        return names[j * clips + i]
+
+    yield START, at(0, 0)
+    if clips > 1:
+        yield START, at(1, 0)
+    for j in range(levels):
+        for i in range(clips):
+            if i + 1 < clips:
+                yield at(i, j), at(i + 1, j)
+            if j + 1 < levels:
+                yield at(i, j), at(i, j + 1)
+                if extended and i > 0:
+                    yield at(i, j), at(i - 1, j + 1)
