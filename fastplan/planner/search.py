@@ -71,6 +71,7 @@ class Reached:
 
 
 Measure = Callable[[str, State, Reached | None], Outcome]
+OnSettled = Callable[[Mapping[str, Reached], set[str]], None]
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class Plan:
 
     accuracy, stderr: measured at the end of the search, fractions; None for a plan that was not searched here.
     cost: training clip-frames of the legs. seconds: their training time.
-    provenance: free facts (graph, network, data, seed, version) for the reader.
+    config: settings of the run that a replay needs besides the legs (network, optimizer, augmentation).
+    provenance: free facts (graph, data, seed) for the reader.
     """
 
     legs: tuple[Leg, ...]
@@ -102,6 +104,7 @@ class Plan:
     stderr: float | None = None
     cost: int | None = None
     seconds: float | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_yaml(self) -> str:
@@ -119,8 +122,9 @@ class Plan:
             value = getattr(self, key)
             if value is not None:
                 content[key] = value
-        if self.provenance:
-            content["provenance"] = dict(self.provenance)
+        for key in ("config", "provenance"):
+            if getattr(self, key):
+                content[key] = dict(getattr(self, key))
         return str(yaml.safe_dump(content, sort_keys=False, width=110))
 
     @classmethod
@@ -136,7 +140,7 @@ class Plan:
             raise UserError(f"{name} has plan format {content.get('format')!r}; this fastplan reads {PLAN_FORMAT}")
         legs = tuple(_read_leg(row, f"{name}, leg {i + 1}") for i, row in enumerate(content["legs"]))
         measured = {key: content.get(key) for key in ("accuracy", "stderr", "cost", "seconds")}
-        return cls(legs, **measured, provenance=content.get("provenance") or {})
+        return cls(legs, **measured, config=content.get("config") or {}, provenance=content.get("provenance") or {})
 
     @classmethod
     def load(cls, path: Path) -> "Plan":
@@ -157,13 +161,18 @@ class SearchResult:
     note: str
 
 
-def search(graph: StateGraph, measure: Measure) -> SearchResult:
+def search(
+    graph: StateGraph, measure: Measure, *, on_settled: OnSettled = lambda reached, unsettled: None
+) -> SearchResult:
     """Explore every edge once, in topological order, and trace back the best path.
 
     measure: called as measure(source, state, reached): train `state` from the weights at the end of `reached` (None
         for `start`). An outcome that diverged is an arrival that nothing continues from.
+    on_settled: called as on_settled(reached, unsettled) after each state, with the names still to be settled; for
+        deleting what no one can need any more.
     """
     reached: dict[str, Reached] = {}
+    unsettled = {state.name for state in graph.states}
     for state in graph.in_order():
         arrivals = []
         for source in graph.predecessors(state.name):
@@ -175,6 +184,8 @@ def search(graph: StateGraph, measure: Measure) -> SearchResult:
                 arrivals.append(Reached(state.name, (*(before.path if before else ()), outcome), ""))
         if arrivals:
             reached[state.name] = pick(arrivals)
+        unsettled.remove(state.name)
+        on_settled(reached, unsettled)
     if graph.sink not in reached:
         return SearchResult(reached, None, f"every path to '{graph.sink}' diverged: lower the learning rates")
     final = reached[graph.sink]

@@ -1,1 +1,1 @@
-
+"""Training inside one state: knows states and loaders, not graphs."""

@@ -1,0 +1,168 @@
+"""The command line: parse, call, print."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastplan import __version__
+from fastplan.errors import UserError
+
+if TYPE_CHECKING:
+    from fastplan.launch import Request
+
+_TRAIN_EXAMPLES = """\
+examples:
+  fastplan train --state-graph default
+      search the embedded task: makes its videos once, finds a plan, trains it, writes a report
+  fastplan train --state-graph small --data videos/ --run runs/mine
+      search on your own videos: a folder with one sub-folder per class
+  fastplan train --run runs/mine --resume
+      go on after an interruption; nothing that was finished is trained again
+  fastplan train --plan runs/mine/plan.yaml --data videos/ --seed 1
+      train the plan that was found from scratch, without a search
+  fastplan train --state-graph paper-sparse --data train.txt --val val.txt network.name=dg_p3d_101
+      settings of the configuration are given as key.sub=value; configs/default.yaml lists them all
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 no result, 2 a mistake of the user's, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run_command(arguments))
+    except UserError as error:
+        print(f"fastplan: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nfastplan: interrupted; finished epochs are kept: go on with --run DIR --resume", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastplan", description="Optimization planning for 3D ConvNets: find the training schedule, then train it."
+    )
+    parser.add_argument("--version", action="version", version=f"fastplan {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train",
+        help="search a state graph, or train a plan again",
+        description="Search a state graph for the best training path and keep its network, or train a plan again.",
+        epilog=_TRAIN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_request(train)
+    train.add_argument("--exact", action="store_true", help="with --plan: train exactly its epochs, no knees")
+    train.add_argument("--run", type=Path, metavar="DIR", help="run folder (default: runs/NAME-DATE-TIME)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --run DIR")
+    train.set_defaults(run_command=_train)
+
+    plan = commands.add_parser(
+        "plan",
+        help="show what a search would do, without training",
+        description="Dry run: the states, edges and their order, effective batches and clip spans of a graph or plan.",
+    )
+    _add_request(plan)
+    plan.set_defaults(run_command=_plan, exact=False)
+
+    test = commands.add_parser(
+        "test",
+        help="test the network of a run",
+        description="Test a finished run's network: several clips per video, mean of their softmax outputs.",
+    )
+    test.add_argument("--run", type=Path, metavar="DIR", required=True, help="run folder")
+    test.add_argument("--data", metavar="DIR|LIST", help="videos to test on (default: the run's own test videos)")
+    test.add_argument("--clips", type=int, metavar="N", help="clips per video (default: the run's test.clips)")
+    test.set_defaults(run_command=_test)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what this machine has",
+        description="Versions, GPU, NVDEC, what DALI decodes, optional parts.",
+    )
+    doctor.set_defaults(run_command=_doctor)
+    return parser
+
+
+def _add_request(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--state-graph",
+        metavar="NAME|FILE",
+        help="graph to search: a shipped name (default, tiny, small, ...) or a file",
+    )
+    parser.add_argument("--plan", metavar="NAME|FILE", help="plan to train instead: a shipped name or a plan.yaml")
+    parser.add_argument("--data", metavar="DIR|LIST", help="training videos: a folder per class, or a list file")
+    parser.add_argument("--val", metavar="DIR|LIST", help="validation videos, which decide (default: plan.holdout)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML settings; a run's config.yaml works too")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to train (default: auto)")
+    parser.add_argument("--seed", type=int, metavar="N", help="fixes every random choice (default: 0)")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings, as in configs/default.yaml")
+
+
+def _request(arguments: argparse.Namespace) -> "Request":
+    from fastplan.launch import Request
+
+    return Request(
+        config=arguments.config,
+        state_graph=arguments.state_graph,
+        plan=arguments.plan,
+        exact=arguments.exact,
+        data=arguments.data,
+        val=arguments.val,
+        device=arguments.device,
+        seed=arguments.seed,
+        overrides=tuple(arguments.overrides),
+    )
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from fastplan.launch import open_run
+    from fastplan.report.terminal import Terminal
+    from fastplan.run import train
+
+    rundir, task, resumed = open_run(_request(arguments), arguments.run, resume=arguments.resume)
+    with Terminal() as terminal:
+        return train(rundir, task, resumed, terminal)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from fastplan.launch import resolve
+    from fastplan.models.networks import network_spec
+    from fastplan.report.terminal import edges_table, plan_table, states_table
+
+    task = resolve(_request(arguments))
+    console = Console()
+    if task.plan is not None:
+        console.print(plan_table(task.plan))
+        return 0
+    assert task.graph is not None
+    network = task.config.network.name
+    task.graph.check_clip_lengths(multiple=network_spec(network).early_stride, network=network)
+    console.print(states_table(task.graph))
+    console.print(edges_table(task.graph, task.config.plan.max_epochs, task.config.plan.attempt_epochs))
+    return 0
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    from fastplan.report.terminal import Terminal
+    from fastplan.run import test
+
+    with Terminal() as terminal:
+        return test(arguments.run, arguments.data, arguments.clips, terminal)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from fastplan.doctor import examine
+    from fastplan.report.terminal import Terminal
+
+    Terminal().facts(examine())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

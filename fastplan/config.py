@@ -1,0 +1,252 @@
+"""The run configuration: typed, checked, layered, saved.
+
+Layers, later ones win: the defaults below and in configs/default.yaml, the state graph's own `config`, a file given
+with --config, flags, and `key.sub=value` words. An unknown key is an error that names the nearest one.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fastplan.errors import UserError, nearest
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AugmentConfig(_Section):
+    """Augmentation in training, the same for all frames of a clip.
+
+    scale, ratio: area (fraction) and aspect ratio of the random crop. flip: probability of mirroring. jitter:
+    probability of a colour change; brightness, contrast, saturation: its strength, a factor in 1 +- strength; hue: its
+    strength as a fraction of the circle. mean, std: of the RGB values in 0..1, ImageNet's by default.
+    """
+
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    flip: Fraction = 0.5
+    jitter: Fraction = 0.8
+    brightness: Fraction = 0.4
+    contrast: Fraction = 0.4
+    saturation: Fraction = 0.4
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AugmentConfig":
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale {list(self.scale)} must be two fractions, the smaller first")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio {list(self.ratio)} must be two positive numbers, the smaller first")
+        if min(self.std) <= 0:
+            raise ValueError(f"std {list(self.std)} must be positive")
+        return self
+
+
+class DataConfig(_Section):
+    """Where clips come from.
+
+    train, val, test: a folder per class or a list file; without `train`, the embedded task. Without `val`,
+    `plan.holdout` is carved from train; without `test`, `holdout_test` (a fraction, 0 for none) is.
+    embedded: which embedded task. group_pattern: regular expression on the path below the data's folder; videos whose
+    first match group is equal are never parted by a split. short: what a video shorter than the clip does.
+    clips_per_epoch: clips in an epoch, null for one per video. threads: of the decoder, null for one per core.
+    keep_mb: memory for decoded clips that come again unchanged, epoch after epoch (validation, BatchNorm estimation).
+    cache: folder for the index and the embedded task, null for the user's cache folder.
+    """
+
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    embedded: Literal["default", "tiny"] = "default"
+    group_pattern: str | None = None
+    holdout_test: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    short: Literal["loop", "repeat_last", "error"] = "loop"
+    clips_per_epoch: Positive | None = None
+    threads: Positive | None = None
+    keep_mb: Annotated[int, Field(ge=0)] = 512
+    cache: str | None = None
+    augment: AugmentConfig = AugmentConfig()
+
+
+class NetworkConfig(_Section):
+    """Which network. name: see `fastplan plan --help`. dropout: before the classifiers."""
+
+    name: str = "dg_p3d_50"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+
+class OptimConfig(_Section):
+    """SGD. clip_grad_norm: largest gradient norm, null for no clipping. classifier_lr_scale: factor on the learning
+    rate of the classifiers."""
+
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    clip_grad_norm: Annotated[float, Field(gt=0)] | None = 40.0
+    classifier_lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class TrainConfig(_Section):
+    """How epochs are trained.
+
+    precision: `auto` is bf16 on a GPU that has it, else fp16 with a loss scaler; on the CPU fp32 or bf16, whichever a
+    short measurement finds faster. threads: of PyTorch on the CPU, null for PyTorch's choice. average_epochs: window of
+    the averaged weights that are validated and kept; 0 validates the raw weights. bn_clips: training clips on which
+    the BatchNorm statistics of the averaged weights are estimated, in the target clip regime.
+    """
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    threads: Positive | None = None
+    average_epochs: Annotated[float, Field(ge=0)] = 1.5
+    bn_clips: Positive = 320
+
+
+class PlanConfig(_Section):
+    """How the search decides.
+
+    knee: `tolerance`, or `paper` for the published rule. tolerance: accuracy given away at a knee, a fraction.
+    attempt_epochs: trained past the knee in a search; replay_attempt_epochs: in a replay. max_epochs: cap of an edge.
+    scratch_margin: accuracy above chance before a knee is looked for in training from random weights. score: `measured`
+    evaluates the kept checkpoint on `score_clips` clips per video; `fitted` is the paper's fitted maximum. holdout:
+    fraction of the training videos that decide, where there is no validation set.
+    """
+
+    knee: Literal["tolerance", "paper"] = "tolerance"
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.005
+    attempt_epochs: Positive = 5
+    replay_attempt_epochs: Positive = 3
+    max_epochs: Positive = 100
+    scratch_margin: Fraction = 0.15
+    score: Literal["measured", "fitted"] = "measured"
+    score_clips: Positive = 3
+    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+
+class TestConfig(_Section):
+    """The final test. clips: per video, evenly placed; their softmax is averaged."""
+
+    clips: Positive = 10
+
+
+class RunConfig(_Section):
+    """Everything a run depends on.
+
+    state_graph: a shipped name or a file. replay: a plan, shipped name or file, to train without a search; exact: for
+    exactly its epochs instead of ending each state at its own knee. device: where to train.
+    """
+
+    state_graph: str | None = None
+    replay: str | None = None
+    exact: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    plan: PlanConfig = PlanConfig()
+    test: TestConfig = TestConfig()
+
+    def to_yaml(self) -> str:
+        """The whole configuration, defaults included; `--config` reads it back."""
+        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=110))
+
+
+def build_config(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> RunConfig:
+    """Merge (where it comes from, settings) layers, later ones win, and check the result.
+
+    Raises `UserError` naming the layer's key, what is wrong and, for an unknown key, the nearest one.
+    """
+    merged: dict[str, Any] = {}
+    for where, layer in layers:
+        _check_keys(layer, RunConfig, where, ())
+        merged = _merge(merged, layer)
+    try:
+        return RunConfig.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{key} is {first['input']!r}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises `UserError` where it cannot be read or is no mapping."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the configuration {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if content is not None and not isinstance(content, dict):
+        raise UserError(f"{path} is no configuration: it must be a mapping, such as 'seed: 1'")
+    return content or {}
+
+
+def parse_override(word: str) -> dict[str, Any]:
+    """`key.sub=value` as nested settings, the value read as YAML. Raises `UserError` for any other form."""
+    key, equals, text = word.partition("=")
+    if not equals or not all(key.split(".")):
+        raise UserError(f"'{word}' is no setting: write key.sub=value, such as plan.max_epochs=30")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"the value of '{word}' is not YAML") from None
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def differences(saved: RunConfig, asked: RunConfig) -> list[str]:
+    """Keys that differ, as 'key: saved -> asked'; an `auto` that was resolved does not."""
+    old, new = _flatten(saved.model_dump(mode="json")), _flatten(asked.model_dump(mode="json"))
+    return [f"{key}: {old[key]} -> {new[key]}" for key in old if old[key] != new[key] and new[key] != "auto"]
+
+
+def replay_settings(config: RunConfig) -> dict[str, Any]:
+    """What a plan file holds so that it trains again elsewhere: all but seed, device, paths and threads."""
+    settings = config.model_dump(mode="json", include={"data", "network", "optim", "train", "plan", "test"})
+    for key in ("train", "val", "test", "threads", "cache", "keep_mb"):
+        del settings["data"][key]
+    for key in ("precision", "threads"):
+        del settings["train"][key]
+    return settings
+
+
+def _check_keys(layer: Mapping[str, Any], section: type[BaseModel], where: str, above: tuple[str, ...]) -> None:
+    for key, value in layer.items():
+        dotted = ".".join((*above, str(key)))
+        if key not in section.model_fields:
+            raise UserError(f"{where}: unknown key '{dotted}'{nearest(str(key), section.model_fields)}")
+        inner = section.model_fields[key].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{where}: '{dotted}' is a section: write {dotted}.KEY, not {dotted}={value}")
+            _check_keys(value, inner, where, (*above, str(key)))
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _flatten(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{above}{key}."))
+        else:
+            flat[f"{above}{key}"] = value
+    return flat

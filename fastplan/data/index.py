@@ -1,0 +1,233 @@
+"""What truly decodes: every video is decoded once, and what was seen is cached by path, size and time of change.
+
+Headers are not believed: containers without frame counts, or with one frame too many, are common. The index also says
+how a frame is found again: by its timestamp where timestamps are regular, else by counting from the beginning.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from fastplan.data.lists import VideoList
+from fastplan.errors import UserError
+
+_CACHE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """One video that decodes.
+
+    frames: that a full decode gives. fps: average, 0 where unknown. width, height: in pixels, as shown (rotated).
+    rotation: degrees, counter-clockwise, that the container asks for. start_pts, pts_step: timestamp of frame i is
+    start_pts + i * pts_step; pts_step is 0 where that does not hold or a seek is known to be wrong.
+    """
+
+    path: str
+    frames: int
+    fps: float
+    width: int
+    height: int
+    codec: str
+    rotation: int
+    start_pts: int
+    pts_step: int
+
+
+@dataclass(frozen=True)
+class BadVideo:
+    """A file that is left out, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """N videos with their labels; what the loader draws clips from.
+
+    labels_N: int64 class numbers. groups: as in `VideoList`. bad: files of the list that are left out.
+    """
+
+    videos: tuple[VideoInfo, ...]
+    labels_N: npt.NDArray[np.int64]
+    groups: tuple[str, ...]
+    classes: tuple[str, ...]
+    bad: tuple[BadVideo, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    @property
+    def frames_N(self) -> npt.NDArray[np.int64]:
+        """Frames in each video."""
+        return np.array([video.frames for video in self.videos], np.int64)
+
+    def take(self, chosen: Iterable[int]) -> "VideoIndex":
+        """The videos at these positions, in this order; the bad files stay with the whole."""
+        chosen = list(chosen)
+        return VideoIndex(
+            tuple(self.videos[i] for i in chosen),
+            self.labels_N[chosen],
+            tuple(self.groups[i] for i in chosen),
+            self.classes,
+        )
+
+    def fingerprint(self) -> str:
+        """Hash of names, frame counts and labels: two runs on the same data show the same one."""
+        digest = hashlib.sha256()
+        for video, label in zip(self.videos, self.labels_N, strict=True):
+            digest.update(f"{Path(video.path).name}\t{video.frames}\t{label}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def build_index(
+    listed: VideoList,
+    *,
+    cache_dir: Path,
+    threads: int,
+    on_video: Callable[[], None] = lambda: None,
+) -> VideoIndex:
+    """Probe every listed video, those seen before from the cache.
+
+    on_video: called once per video, for progress. Files that cannot be decoded are left out and listed in `bad`;
+    raises `UserError` where nothing is left of a class.
+    """
+    cache = _ProbeCache(cache_dir, listed.paths)
+
+    def one(path: Path) -> VideoInfo | BadVideo:
+        found = cache.get(path) or probe(path)
+        on_video()
+        return found
+
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        probed = list(pool.map(one, listed.paths))
+    cache.put(listed.paths, probed)
+    good = [i for i, found in enumerate(probed) if isinstance(found, VideoInfo)]
+    bad = tuple(found for found in probed if isinstance(found, BadVideo))
+    labels_N = np.array([listed.labels[i] for i in good], np.int64)
+    for label, name in enumerate(listed.classes):
+        if label not in labels_N:
+            first = f"; the first: {bad[0].path}: {bad[0].reason}" if bad else ""
+            raise UserError(f"class '{name}' has no video that decodes{first}")
+    videos = tuple(found for found in probed if isinstance(found, VideoInfo))
+    return VideoIndex(videos, labels_N, tuple(listed.groups[i] for i in good), listed.classes, bad)
+
+
+def probe(path: Path) -> VideoInfo | BadVideo:
+    """Decode a whole video and say what is in it."""
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            if not container.streams.video:
+                return BadVideo(str(path), "has no video stream")
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"
+            pts: list[int | None] = []
+            rotation, pixels = 0, ""
+            for frame in container.decode(stream):
+                if not pts:
+                    rotation, pixels = round(frame.rotation) % 360, frame.format.name
+                    width, height = frame.width, frame.height
+                pts.append(frame.pts)
+            codec, fps = stream.codec_context.name, float(stream.average_rate or 0)
+    except (OSError, av.FFmpegError, ValueError) as error:
+        return BadVideo(str(path), _reason(error))
+    if not pts:
+        return BadVideo(str(path), "no frame decodes")
+    if rotation in (90, 270):
+        width, height = height, width
+    start, step = _regular(pts)
+    if codec == "h264" and "444" in pixels:
+        step = 0  # x264's 4:4:4 pictures depend on a message in the first packet: every seek decodes them wrongly
+    return VideoInfo(str(path), len(pts), fps, width, height, codec, rotation, start, step)
+
+
+def carve(
+    index: VideoIndex, fraction: float, *, seed: int, purpose: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Positions (kept, held out) of a split that never parts a group.
+
+    Ungrouped videos are held out class by class, groups as wholes in an order drawn from the seed, until at least
+    `fraction` of the videos is out. Raises `UserError` where a class would vanish from either side of the split.
+    """
+    rng = np.random.default_rng([seed, *purpose.encode()])
+    groups = np.array(index.groups)
+    out = np.zeros(len(index), bool)
+    grouped = len(set(index.groups)) < len(index)
+    pools = [np.arange(len(index))] if grouped else [np.flatnonzero(index.labels_N == k) for k in set(index.labels_N)]
+    for pool in pools:
+        wanted = max(round(fraction * len(pool)), 1)
+        for group in rng.permutation(np.unique(groups[pool])):
+            if out[pool].sum() >= wanted:
+                break
+            out[pool] |= groups[pool] == group
+    for side, members in (("training", ~out), (purpose, out)):
+        missing = set(range(len(index.classes))) - set(index.labels_N[members].tolist())
+        if missing and (side == "training" or grouped):
+            name = index.classes[min(missing)]
+            raise UserError(
+                f"holding out {fraction:g} of the videos for {purpose} leaves none of class '{name}' for {side}: "
+                "give more videos, another seed, or a list of its own (--val)"
+            )
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+class _ProbeCache:
+    """A JSON file per list of paths; an entry holds while the file's size and time of change do."""
+
+    def __init__(self, folder: Path, paths: Iterable[Path]) -> None:
+        key = hashlib.sha256("\n".join(str(p.resolve()) for p in paths).encode()).hexdigest()[:24]
+        self._file = folder / f"index-{key}.json"
+        try:
+            content = json.loads(self._file.read_text(encoding="utf-8"))
+            self._entries = content["entries"] if content["format"] == _CACHE_FORMAT else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            self._entries = {}  # no cache yet, or a damaged one: probing again makes it anew
+
+    def get(self, path: Path) -> VideoInfo | None:
+        entry = self._entries.get(str(path))
+        return VideoInfo(**entry["info"]) if entry and entry["stamp"] == _stamp(path) else None
+
+    def put(self, paths: Iterable[Path], probed: Iterable[VideoInfo | BadVideo]) -> None:
+        entries = {
+            str(path): {"stamp": _stamp(path), "info": asdict(found)}
+            for path, found in zip(paths, probed, strict=True)
+            if isinstance(found, VideoInfo)
+        }
+        if entries == self._entries:
+            return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps({"format": _CACHE_FORMAT, "entries": entries}), encoding="utf-8")
+        partial.replace(self._file)
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _regular(pts: list[int | None]) -> tuple[int, int]:
+    if len(pts) < 2 or pts[0] is None or pts[1] is None:
+        return 0, 0
+    start, step = pts[0], pts[1] - pts[0]
+    regular = step > 0 and all(p == start + i * step for i, p in enumerate(pts))
+    return (start, step) if regular else (0, 0)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "a folder, not a file"
+    return f"cannot be decoded ({getattr(error, 'strerror', None) or error})"

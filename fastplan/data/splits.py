@@ -1,0 +1,90 @@
+"""Train, validation and test videos of a run, from the configuration.
+
+Validation videos decide (knees, paths); test videos are looked at once, after everything is decided.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from platformdirs import user_cache_path
+
+from fastplan.config import DataConfig
+from fastplan.data.index import VideoIndex, build_index, carve
+from fastplan.data.lists import read_videos
+from fastplan.data.synthetic import TASKS, make_task
+from fastplan.errors import UserError
+
+Progress = Callable[[str, int], Callable[[], None]]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three sets of videos; `test` is None where the run has none. `origin` says in words where they come from."""
+
+    train: VideoIndex
+    val: VideoIndex
+    test: VideoIndex | None
+    origin: str
+
+
+def open_splits(data: DataConfig, *, holdout: float, seed: int, threads: int, progress: Progress) -> Splits:
+    """Find, make or carve the videos of a run.
+
+    holdout: fraction of the training videos that decide where there is no validation set. progress: called as
+    progress(title, total) at the beginning of long work, returns what to call after each step.
+    Raises `UserError` for data that cannot be used.
+    """
+    cache = cache_dir(data)
+
+    def index_of(source: Path, title: str) -> VideoIndex:
+        listed = read_videos(source, group_pattern=data.group_pattern)
+        step = progress(f"Probing {title}", len(listed.paths))
+        return build_index(listed, cache_dir=cache / "index", threads=threads, on_video=step)
+
+    if data.train is None:
+        total = sum(getattr(TASKS[data.embedded], split) for split in ("train", "val", "test"))
+        made = (cache / "tasks").exists()
+        step = progress("Checking the embedded videos" if made else "Making the embedded videos", total)
+        folder = make_task(data.embedded, cache / "tasks", workers=threads, on_video=step)
+        parts = {split: index_of(folder / split, f"{split} videos") for split in ("train", "val", "test")}
+        return Splits(parts["train"], parts["val"], parts["test"], f"embedded task '{data.embedded}'")
+
+    train = index_of(Path(data.train), "training videos")
+    origin = data.train
+    test = index_of(Path(data.test), "test videos") if data.test else None
+    if test is None and data.holdout_test:
+        kept, out = carve(train, data.holdout_test, seed=seed, purpose="test")
+        test, train = train.take(out), _without(train, kept)
+        origin += f", test: {_who(test)}"
+    if data.val:
+        val = index_of(Path(data.val), "validation videos")
+    else:
+        kept, out = carve(train, holdout, seed=seed, purpose="validation")
+        val, train = train.take(out), _without(train, kept)
+        origin += f", validation: {_who(val)}"
+    for name, split in (("validation", val), ("test", test)):
+        if split is not None and split.classes != train.classes:
+            raise UserError(
+                f"the {name} data has classes {', '.join(split.classes[:5])}... and the training data "
+                f"{', '.join(train.classes[:5])}...: they must be the same, in the same order"
+            )
+    return Splits(train, val, test, origin)
+
+
+def cache_dir(data: DataConfig) -> Path:
+    """Where the index and the embedded task are kept."""
+    return Path(data.cache) if data.cache else user_cache_path("fastplan")
+
+
+def _without(index: VideoIndex, kept: npt.NDArray[np.int64]) -> VideoIndex:
+    part = index.take(kept)
+    return VideoIndex(part.videos, part.labels_N, part.groups, part.classes, index.bad)
+
+
+def _who(index: VideoIndex) -> str:
+    groups = sorted(set(index.groups))
+    named = len(groups) < len(index)
+    return f"groups {', '.join(groups)}" if named and len(groups) <= 8 else f"{len(index)} videos held out"

@@ -1,0 +1,146 @@
+"""From the user's words to a run: layers of configuration, a state graph or a plan, and a run folder."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastplan.config import RunConfig, build_config, differences, parse_override, read_settings
+from fastplan.configs import find
+from fastplan.errors import UserError
+from fastplan.planner.search import Plan
+from fastplan.planner.states import State, StateGraph, load_graph
+from fastplan.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line; None where nothing was said."""
+
+    config: Path | None = None
+    state_graph: str | None = None
+    plan: str | None = None
+    exact: bool = False
+    data: str | None = None
+    val: str | None = None
+    device: str | None = None
+    seed: int | None = None
+    overrides: tuple[str, ...] = ()
+
+    def flags(self) -> dict[str, Any]:
+        """The flags as settings."""
+        settings: dict[str, Any] = {"state_graph": self.state_graph, "replay": self.plan, "device": self.device}
+        settings |= {"seed": self.seed, "exact": self.exact or None}
+        data = {"train": self.data, "val": self.val}
+        return {
+            **{key: value for key, value in settings.items() if value is not None},
+            **(
+                {"data": {key: value for key, value in data.items() if value is not None}} if any(data.values()) else {}
+            ),
+        }
+
+    @property
+    def says_something(self) -> bool:
+        """Whether anything was asked for beyond a folder."""
+        return bool(self.config or self.overrides or self.flags())
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a run is to do: search `graph`, or replay `plan`; the other one is None."""
+
+    config: RunConfig
+    graph: StateGraph | None
+    plan: Plan | None
+
+    @property
+    def states(self) -> list[State]:
+        """Every state that may be trained."""
+        if self.graph is not None:
+            return list(self.graph.states)
+        assert self.plan is not None
+        return [leg.state for leg in self.plan.legs]
+
+    @property
+    def target(self) -> State:
+        """The regime of every validation: the graph's target clip, or the last leg's clip."""
+        if self.graph is not None:
+            sink = self.graph.state(self.graph.sink)
+            return State("target", self.graph.validation_clip, sink.lr, sink.batch_size)
+        last = self.states[-1]
+        return State("target", last.clip, last.lr, last.batch_size)
+
+
+def resolve(request: Request) -> Task:
+    """Layer the configuration and read the graph or the plan. Raises `UserError` where they do not fit."""
+    own = read_settings(request.config) if request.config else {}
+    words = [(f"'{word}'", parse_override(word)) for word in request.overrides]
+    asked: dict[str, Any] = {}
+    for layer in (own, request.flags(), *(settings for _, settings in words)):
+        asked |= {key: layer[key] for key in ("state_graph", "replay") if key in layer}
+    if request.state_graph and not request.plan:
+        asked["replay"] = None
+    if request.plan and not request.state_graph:
+        asked["state_graph"] = None
+    if bool(asked.get("state_graph")) == bool(asked.get("replay")):
+        raise UserError("give --state-graph NAME|FILE to search, or --plan NAME|FILE to train a plan again")
+    graph = plan = None
+    if asked.get("state_graph"):
+        graph = load_graph(find("state_graphs", asked["state_graph"]))
+        below: tuple[str, Mapping[str, Any]] = (f"state graph '{graph.name}'", graph.config)
+    else:
+        plan = Plan.load(find("plans", asked["replay"]))
+        below = (f"plan '{asked['replay']}'", plan.config)
+    layers: Sequence[tuple[str, Mapping[str, Any]]] = [
+        ("default.yaml", read_settings(find("", "default"))),
+        below,
+        (str(request.config), own),
+        ("command line", {**request.flags(), **asked}),
+        *words,
+    ]
+    return Task(build_config(layers), graph, plan)
+
+
+def open_run(request: Request, folder: Path | None, *, resume: bool) -> tuple[RunDir, Task, bool]:
+    """The run folder, what to do in it, and whether it goes on with a run that was begun.
+
+    A resumed run takes its configuration from the folder; anything else that is asked for must agree with it.
+    Raises `UserError` naming the keys that differ, or where the folder holds a run and `resume` is not asked for.
+    """
+    if resume and folder is None:
+        raise UserError("say which run to go on with: --run DIR --resume")
+    if folder is not None and RunDir.has_run(folder):
+        if not resume:
+            raise UserError(f"{folder} holds a run: go on with it by --resume, or give another --run")
+        rundir = RunDir(folder)
+        saved = rundir.load_config()
+        if request.says_something:
+            _check_same(rundir, saved, resolve(request))
+        if saved.state_graph is not None:
+            return rundir, Task(saved, rundir.load_graph(), None), True
+        return rundir, Task(saved, None, rundir.load_replayed()), True
+    task = resolve(request)
+    if folder is None:
+        name = Path(task.config.state_graph or task.config.replay or "run").stem
+        folder = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return RunDir(folder), task, False
+
+
+def save_run(rundir: RunDir, task: Task, resolved: RunConfig) -> None:
+    """Write down what the folder is for; the configuration last, it marks the folder as begun."""
+    if task.graph is not None:
+        rundir.save_graph(task.graph)
+    if task.plan is not None:
+        rundir.save_replayed(task.plan)
+    rundir.save_config(resolved)
+
+
+def _check_same(rundir: RunDir, saved: RunConfig, asked: Task) -> None:
+    differing = differences(saved, asked.config)
+    if not differing and asked.graph is not None and asked.graph != rundir.load_graph():
+        differing = ["the states or edges of the graph"]
+    if not differing and asked.plan is not None and asked.plan.legs != rundir.load_replayed().legs:
+        differing = ["the legs of the plan"]
+    if differing:
+        raise UserError(f"{rundir.path} belongs to another configuration ({'; '.join(differing)}); give another --run")

@@ -1,0 +1,101 @@
+"""Residual blocks of pseudo-3D networks (METHOD section 3).
+
+Every 3 x 3 x 3 convolution is a spatial one, s, and a temporal one, t, joined in one of three ways:
+A (serial) relu(bn(t(s(x)))), B (parallel) relu(bn(s(x) + t(x))), C (serial residual) y = relu(bn(s(x))),
+relu(y + t(y)). A block adds the global context of its output to every position together with the identity.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastplan.models.layers import BatchNorm, SpatialConv, TemporalConv
+
+Kind = Literal["A", "B", "C"]
+
+
+class GlobalContext(nn.Module):
+    """Average over all positions, a bottleneck of two linear layers; zero at the start of training."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, channels // reduction)
+        self.fc2 = nn.Linear(channels // reduction, channels)
+
+    def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """[N, C, T, H, W] to [N, C, 1, 1, 1]."""
+        context_NC = self.fc2(F.relu(self.fc1(x_NCTHW.mean((2, 3, 4)))))
+        return context_NC[:, :, None, None, None]
+
+
+class PseudoConv(nn.Module):
+    """s and t joined as `kind` says, with their BatchNorm; `relu` is left out before a residual sum."""
+
+    def __init__(self, inputs: int, outputs: int, kind: Kind, *, stride: int = 1, relu: bool = True) -> None:
+        super().__init__()
+        self.kind = kind
+        self.relu = relu
+        self.s = SpatialConv(inputs, outputs, 3, stride=stride)
+        self.t = TemporalConv(inputs, outputs, stride=stride) if kind == "B" else TemporalConv(outputs, outputs)
+        self.bn = BatchNorm(outputs)
+
+    def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """[N, C, T, H, W] to [N, C', T, H / stride, W / stride]."""
+        if self.kind == "A":
+            y = self.bn(self.t(self.s(x_NCTHW)))
+        elif self.kind == "B":
+            y = self.bn(self.s(x_NCTHW) + self.t(x_NCTHW))
+        else:
+            y = self.bn(self.s(x_NCTHW))
+            y = F.relu(y) if self.relu else y
+            y = y + self.t(y)
+        return F.relu(y) if self.relu else y
+
+
+class Bottleneck(nn.Module):
+    """1x1x1, pseudo-3D convolution, 1x1x1 to four times the width."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, kind: Kind, *, stride: int, reduction: int) -> None:
+        super().__init__()
+        outputs = width * self.expansion
+        self.conv1 = SpatialConv(inputs, width, 1)
+        self.bn1 = BatchNorm(width)
+        self.conv2 = PseudoConv(width, width, kind, stride=stride)
+        self.conv3 = SpatialConv(width, outputs, 1)
+        self.bn3 = BatchNorm(outputs)
+        self.context = GlobalContext(outputs, reduction)
+        self.downsample = _downsample(inputs, outputs, stride)
+
+    def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """[N, C, T, H, W] to [N, 4 * width, T, H / stride, W / stride]."""
+        y = F.relu(self.bn1(self.conv1(x_NCTHW)))
+        y = self.bn3(self.conv3(self.conv2(y)))
+        return F.relu(y + self.context(y) + self.downsample(x_NCTHW))
+
+
+class Basic(nn.Module):
+    """Two pseudo-3D convolutions."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, kind: Kind, *, stride: int, reduction: int) -> None:
+        super().__init__()
+        self.conv1 = PseudoConv(inputs, width, kind, stride=stride)
+        self.conv2 = PseudoConv(width, width, kind, relu=False)
+        self.context = GlobalContext(width, reduction)
+        self.downsample = _downsample(inputs, width, stride)
+
+    def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """[N, C, T, H, W] to [N, width, T, H / stride, W / stride]."""
+        y = self.conv2(self.conv1(x_NCTHW))
+        return F.relu(y + self.context(y) + self.downsample(x_NCTHW))
+
+
+def _downsample(inputs: int, outputs: int, stride: int) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(SpatialConv(inputs, outputs, 1, stride=stride), BatchNorm(outputs))

@@ -1,0 +1,101 @@
+"""Convolutions and BatchNorm of (2+1)D networks, each as a 2-D operation on a view.
+
+Activations are [N, C, T, H, W] in channels_last_3d storage, that is N, T, H, W, C in memory. On that storage
+[N * T, C, H, W] and [N, C, T, H * W] are channels_last views of four dimensions: no convolution needs conv3d, and
+BatchNorm runs on the four-dimensional path. Weights keep the five dimensions of the Conv3d they stand for.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class SpatialConv(nn.Conv3d):
+    """1 x k x k convolution, stride and padding in space only; k = 1 is the pointwise convolution."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1) -> None:
+        pad = kernel // 2
+        super().__init__(inputs, outputs, (1, kernel, kernel), (1, stride, stride), (0, pad, pad), bias=False)
+
+    def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """[N, C, T, H, W] to [N, C', T, H / stride, W / stride]."""
+        frames = F.conv2d(as_frames(x_NCTHW), self.weight[:, :, 0], None, self.stride[1:], self.padding[1:])
+        return as_clips(frames, len(x_NCTHW))
+
+
+class TemporalConv(nn.Conv3d):
+    """3 x 1 x 1 convolution, padded in time; a spatial stride drops positions first."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, (3, 1, 1), (1, stride, stride), (1, 0, 0), bias=False)
+
+    def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """[N, C, T, H, W] to [N, C', T, H / stride, W / stride]."""
+        if self.stride[1] > 1:
+            x_NCTHW = x_NCTHW[..., :: self.stride[1], :: self.stride[2]]
+            x_NCTHW = x_NCTHW.contiguous(memory_format=torch.channels_last_3d)
+        n, c, t, h, w = x_NCTHW.shape
+        y = F.conv2d(x_NCTHW.reshape(n, c, t, h * w), self.weight[..., 0], None, 1, (1, 0))
+        return y.reshape(n, -1, t, h, w)
+
+
+class StemConv(nn.Conv3d):
+    """t x k x k convolution with temporal stride t and no temporal padding: t frames become channels of one picture."""
+
+    def __init__(self, inputs: int, outputs: int, frames: int, kernel: int, *, stride: int) -> None:
+        pad = kernel // 2
+        super().__init__(inputs, outputs, (frames, kernel, kernel), (frames, stride, stride), (0, pad, pad), bias=False)
+
+    def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """[N, C, T, H, W] to [N, C', T / t, H / stride, W / stride]; T must be a multiple of t."""
+        n, c, t, h, w = x_NCTHW.shape
+        taps = self.kernel_size[0]
+        if t % taps:
+            raise ValueError(f"clip of {t} frames; the stem consumes {taps} at a time")
+        folded = x_NCTHW.reshape(n, c, t // taps, taps, h, w).permute(0, 2, 3, 1, 4, 5)
+        folded = folded.reshape(n * t // taps, taps * c, h, w).contiguous(memory_format=torch.channels_last)
+        weight = self.weight.transpose(1, 2).reshape(self.out_channels, taps * c, *self.kernel_size[1:])
+        return as_clips(F.conv2d(folded, weight, None, self.stride[1:], self.padding[1:]), n)
+
+
+class BatchNorm(nn.BatchNorm3d):
+    """BatchNorm over N, T, H, W that can be frozen: statistics and affine weights then stay as they are."""
+
+    frozen = False
+
+    def freeze(self, frozen: bool) -> None:
+        """Freeze or thaw statistics and affine weights."""
+        self.frozen = frozen
+        self.weight.requires_grad_(not frozen)
+        self.bias.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "BatchNorm":
+        """Training mode, except where frozen."""
+        super().train(mode and not self.frozen)
+        return self
+
+    def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """Normalise; in training, with the batch's statistics, which also move the running ones."""
+        frames = F.batch_norm(
+            as_frames(x_NCTHW),
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum or 0.0,
+            self.eps,
+        )
+        return as_clips(frames, len(x_NCTHW))
+
+
+def as_frames(x_NCTHW: torch.Tensor) -> torch.Tensor:
+    """View clips [N, C, T, H, W] as frames [N * T, C, H, W]."""
+    n, c, t, h, w = x_NCTHW.shape
+    return x_NCTHW.transpose(1, 2).reshape(n * t, c, h, w)
+
+
+def as_clips(frames_FCHW: torch.Tensor, clips: int) -> torch.Tensor:
+    """View frames [N * T, C, H, W] as clips [N, C, T, H, W]."""
+    return frames_FCHW.reshape(clips, -1, *frames_FCHW.shape[1:]).transpose(1, 2)

@@ -1,0 +1,214 @@
+"""The terminal: first lines of a run, progress bars with the time left, a line per epoch, tables of results."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fastplan.planner.curve import KneeFit, Stop
+from fastplan.planner.journal import EpochRecord
+from fastplan.planner.search import Outcome, Plan, Reached
+from fastplan.planner.states import State, StateGraph
+from fastplan.train.evaluate import Evaluation
+
+
+class Terminal:
+    """Shows a run to a person; a `Watcher`. Bars are drawn on a terminal only, lines everywhere."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._edge = ""
+        self._epoch = 0
+        self._epoch_task = self._progress.add_task("", visible=False)
+
+    def __enter__(self) -> "Terminal":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def progress(self, title: str, total: int) -> Callable[[], None]:
+        """A bar of `total` steps that disappears when it is full."""
+        task = self._progress.add_task(title, total=total)
+        left = total
+
+        def advance() -> None:
+            nonlocal left
+            left -= 1
+            self._progress.advance(task)
+            if left <= 0:
+                self._progress.update(task, visible=False)
+
+        return advance
+
+    def begin_edge(self, source: str, state: State, done: int, most: int) -> None:
+        """Head line of an edge."""
+        self._edge, self._epoch = f"{source} -> {state.name}", done
+        frozen = ", BatchNorm frozen" if state.freeze_bn else ""
+        self.console.print(
+            f"\n[bold]{self._edge}[/bold]  clip {state.clip}, lr {state.lr:g}, "
+            f"batch {state.batch_size} x {state.accumulate}{frozen}, at most {most} epochs"
+        )
+        if done:
+            self.console.print(f"  resumed after epoch {done}, nothing lost")
+
+    def step(self, step: int, steps: int) -> None:
+        """Move the epoch's bar."""
+        self._progress.update(
+            self._epoch_task,
+            description=f"{self._edge}  epoch {self._epoch + 1}",
+            completed=step,
+            total=steps,
+            visible=step < steps,
+        )
+        if step == steps:
+            self._progress.reset(self._epoch_task, visible=False)
+
+    def epoch(self, record: EpochRecord, fit: KneeFit, stop: Stop) -> None:
+        """One line about a finished epoch."""
+        self._epoch = record.epoch
+        words = {
+            Stop.TRAIN: _knee_words(fit),
+            Stop.KNEE: f"stop: knee at {fit.knee}" if fit.knee is not None else "done",
+        }
+        words |= {Stop.CAP: "stop: most epochs reached", Stop.DIVERGED: f"stop: {fit.explanation}"}
+        loss = f"loss {record.loss:6.3f}" if math.isfinite(record.loss) else "before training"
+        waiting = f", {record.data_seconds / record.seconds:.0%} waiting for clips" if record.seconds > 0 else ""
+        self.console.print(
+            f"  epoch {record.epoch:3d}  {loss:>15}  top1 {percent(record.accuracy)}  "
+            f"{record.seconds:5.1f} s{waiting}  [dim]{words[stop]}[/dim]",
+            highlight=False,
+        )
+
+    def end_edge(self, outcome: Outcome) -> None:
+        """One line about a finished edge."""
+        if outcome.status == "diverged":
+            self.console.print(f"  [red]diverged[/red]: {outcome.note}")
+            return
+        self.console.print(
+            f"  kept epoch {outcome.epochs} of {outcome.trained}: top1 {percent(outcome.accuracy)} "
+            f"± {percent(outcome.stderr).strip()} on fresh clips",
+            highlight=False,
+        )
+
+    def facts(self, rows: Iterable[tuple[str, str]]) -> None:
+        """The first lines of a run: what is used, and why."""
+        table = Table.grid(padding=(0, 2))
+        for name, text in rows:
+            table.add_row(f"[bold]{name}[/bold]", text)
+        self.console.print(table)
+
+    def note(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, highlight=False)
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as per cent with one decimal, five characters wide."""
+    return "    -" if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:5.1f}"
+
+
+def states_table(graph: StateGraph) -> Table:
+    """The states of a graph in the order of the search."""
+    table = Table(title=f"States of '{graph.name}', validated at {graph.validation_clip}", title_justify="left")
+    for column in (
+        "state",
+        "segments x frames",
+        "stride",
+        "spans",
+        "size",
+        "lr",
+        "batch",
+        "accumulate",
+        "effective",
+        "BN",
+    ):
+        table.add_column(column, justify="left" if column in ("state", "BN") else "right")
+    for state in graph.in_order():
+        clip = state.clip
+        table.add_row(
+            state.name,
+            f"{clip.segments} x {clip.frames}",
+            str(clip.stride),
+            f"{clip.span} frames" if clip.segments == 1 else f"{clip.segments} x {clip.span}",
+            f"{clip.size} px",
+            f"{state.lr:g}",
+            str(state.batch_size),
+            str(state.accumulate),
+            str(state.effective_batch),
+            "frozen" if state.freeze_bn else "",
+        )
+    return table
+
+
+def edges_table(graph: StateGraph, max_epochs: int, attempt_epochs: int) -> Table:
+    """The edges of a graph in the order of the search, with the frames that an epoch of each takes per clip."""
+    table = Table(
+        title=f"{len(graph.edges)} edges, each at least {attempt_epochs} and at most {max_epochs} epochs",
+        title_justify="left",
+    )
+    for column in ("order", "edge", "frames per clip"):
+        table.add_column(column, justify="left" if column == "edge" else "right")
+    for number, (source, target) in enumerate(graph.edges_in_order(), 1):
+        table.add_row(str(number), f"{source} -> {target}", str(graph.state(target).clip.length))
+    return table
+
+
+def search_table(outcomes: Sequence[Outcome], final: Reached | None) -> Table:
+    """Every explored edge; those on the path found are marked."""
+    path = {(o.source, o.target) for o in final.path} if final else set()
+    table = Table(title="Explored edges (top-1 in per cent, on fresh validation clips)", title_justify="left")
+    for column in ("edge", "top1", "±", "kept epoch", "trained", "ended", "clip-frames", "seconds", "path"):
+        table.add_column(column, justify="left" if column in ("edge", "ended", "path") else "right")
+    ended = {"knee": "at its knee", "cap": "at the cap: not converged", "diverged": "diverged"}
+    for outcome in outcomes:
+        table.add_row(
+            f"{outcome.source} -> {outcome.target}",
+            percent(outcome.accuracy),
+            percent(outcome.stderr),
+            str(outcome.epochs),
+            str(outcome.trained),
+            ended[outcome.status],
+            f"{outcome.cost:,}",
+            f"{outcome.seconds:.0f}",
+            "*" if (outcome.source, outcome.target) in path else "",
+        )
+    return table
+
+
+def plan_table(plan: Plan) -> Table:
+    """The legs of a plan."""
+    table = Table(title="Plan", title_justify="left")
+    for column in ("leg", "state", "clip", "lr", "epochs", "ended"):
+        table.add_column(column, justify="left" if column in ("state", "clip", "ended") else "right")
+    for number, leg in enumerate(plan.legs, 1):
+        state = leg.state
+        table.add_row(str(number), state.name, str(state.clip), f"{state.lr:g}", str(leg.epochs), leg.ended)
+    return table
+
+
+def evaluation_line(title: str, result: Evaluation, clips: int) -> str:
+    """An evaluation in words."""
+    return (
+        f"{title}: video top-1 {percent(result.video_top1).strip()} % "
+        f"(± {percent(result.stderr).strip()}, {result.videos} videos x {clips} clips), "
+        f"top-5 {percent(result.video_top5).strip()} %, clip top-1 {percent(result.clip_top1).strip()} %"
+    )
+
+
+def _knee_words(fit: KneeFit) -> str:
+    return f"knee at {fit.knee}" if fit.knee is not None else fit.explanation

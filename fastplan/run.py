@@ -1,0 +1,207 @@
+"""The commands `train` and `test`, whole: open the folder, run, test, report."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fastplan.config import RunConfig
+from fastplan.data.batch import ClipBatch, ClipLoader, choose_decoder, default_threads
+from fastplan.data.index import VideoIndex, build_index
+from fastplan.data.lists import read_videos
+from fastplan.data.sampling import evaluation_samples
+from fastplan.data.splits import cache_dir, open_splits
+from fastplan.doctor import environment
+from fastplan.errors import UserError
+from fastplan.launch import Task, save_run
+from fastplan.models.networks import build_network
+from fastplan.planner.journal import Journal
+from fastplan.planner.search import Outcome, Plan, Reached
+from fastplan.planner.states import State
+from fastplan.report.page import report_page
+from fastplan.report.terminal import Terminal, evaluation_line, percent, plan_table, search_table
+from fastplan.rundir import RunDir
+from fastplan.runner import Runner
+from fastplan.train import checkpoint
+from fastplan.train.evaluate import Evaluation, evaluate
+from fastplan.train.precision import Precision, choose_device
+
+
+def train(rundir: RunDir, task: Task, resumed: bool, terminal: Terminal) -> int:
+    """Search or replay in a run folder, then test and report; returns the exit status."""
+    with Runner(rundir, task.config, states=task.states, target=task.target, watcher=terminal) as runner:
+        terminal.facts(_first_lines(runner, task, resumed))
+        if not resumed:
+            save_run(rundir, task, runner.config)
+            rundir.save_environment(environment())
+        rundir.log("resume" if resumed else "begin", graph=task.config.state_graph, plan=task.config.replay)
+        reached: Reached | None = None
+        plan: Plan | None
+        if task.graph is not None:
+            result = runner.search(task.graph)
+            plan, note = result.plan, result.note
+            reached = result.reached.get(task.graph.sink)
+        else:
+            assert task.plan is not None
+            plan, note = runner.replay(task.plan), ""
+        outcomes = _outcomes(runner.journal)
+        tested = None
+        if plan is not None and runner.splits.test is not None:
+            tested = _test_network(rundir, runner.splits.test, runner.config, task.target, runner.precision, terminal)
+        rundir.save_results(_results(plan, note, outcomes, tested, runner))
+        rundir.save_report(report_page(task, runner.journal, outcomes, reached, plan, tested))
+        _conclude(terminal, rundir, outcomes, reached, plan, note, tested, runner.config)
+        rundir.log("end", plan=plan is not None, test_top1=tested.video_top1 if tested else None)
+        return 0 if plan is not None else 1
+
+
+def test(folder: Path, data: str | None, clips: int | None, terminal: Terminal) -> int:
+    """Test the network of a finished run, on its own test videos or on `data`; returns the exit status."""
+    if not RunDir.has_run(folder):
+        raise UserError(f"there is no run in {folder}")
+    rundir = RunDir(folder)
+    config = rundir.load_config()
+    if clips is not None:
+        if clips < 1:
+            raise UserError(f"--clips is {clips}; it must be at least 1")
+        config = config.model_copy(update={"test": config.test.model_copy(update={"clips": clips})})
+    graph = rundir.load_graph() if config.state_graph else None
+    task = Task(config, graph, None if graph else rundir.load_replayed())
+    threads = config.data.threads or default_threads()
+    if data is not None:
+        listed = read_videos(Path(data))
+        step = terminal.progress("Probing videos", len(listed.paths))
+        index = build_index(listed, cache_dir=cache_dir(config.data) / "index", threads=threads, on_video=step)
+    else:
+        splits = open_splits(
+            config.data, holdout=config.plan.holdout, seed=config.seed, threads=threads, progress=terminal.progress
+        )
+        if splits.test is None:
+            raise UserError("this run has no test videos: give --data DIR|LIST")
+        index = splits.test
+    device, _ = choose_device(config.device)
+    precision = Precision(config.train.precision, device, "as trained")
+    result = _test_network(rundir, index, config, task.target, precision, terminal)
+    terminal.note(evaluation_line(data or "test videos", result, config.test.clips))
+    return 0
+
+
+def _test_network(
+    rundir: RunDir, index: VideoIndex, config: RunConfig, target: State, precision: Precision, terminal: Terminal
+) -> Evaluation:
+    """Evaluate the kept network of a run on `index`, `test.clips` clips per video."""
+    if not rundir.network_file.exists():
+        raise UserError(f"{rundir.path} has no trained network yet: finish the run with --resume")
+    content = checkpoint.load(rundir.network_file, precision.device)
+    if content["classes"] != list(index.classes):
+        raise UserError(
+            f"the network was trained on classes {', '.join(content['classes'][:5])}..., "
+            f"the data has {', '.join(index.classes[:5])}...: they must be the same, in the same order"
+        )
+    network = build_network(content["name"], len(index.classes)).to(precision.device)
+    network.load_state_dict(content["weights"])
+    loader = ClipLoader(
+        index,
+        config.data.augment,
+        max_batch=target.batch_size,
+        threads=config.data.threads or default_threads(),
+        decoder=choose_decoder(index, precision.device)[0],
+        device=precision.device,
+    )
+    loader.configure(target.clip, target.batch_size)
+    samples = evaluation_samples(index, target.clip, views=config.test.clips, short=config.data.short)
+    step = terminal.progress("Testing", math.ceil(len(samples) / target.batch_size))
+
+    def batches() -> Iterator[ClipBatch]:
+        for batch in loader.epoch(samples):
+            yield batch
+            step()
+
+    try:
+        return evaluate(network, batches(), videos=len(index), autocast=precision.autocast())
+    finally:
+        loader.close()
+
+
+def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, str]]:
+    splits, bad = runner.splits, [*runner.splits.train.bad, *runner.splits.val.bad]
+    counts = f"{len(splits.train)} training and {len(splits.val)} validation videos"
+    counts += f", {len(splits.test)} for the test" if splits.test is not None else ", no test videos"
+    rows = [
+        ("run", f"{runner.rundir.path}{' (resumed)' if resumed else ''}"),
+        ("data", f"{splits.origin}: {counts}, {len(splits.train.classes)} classes"),
+        ("device", f"{runner.device}: {runner.device_why}"),
+        ("loader", "one DALI pipeline per split, another clip regime needs no rebuild"),
+        ("decoder", runner.decoder_why),
+        ("kernels", "PyTorch operators on channels-last views"),
+        ("precision", f"{runner.precision.name}: {runner.precision.why}"),
+        ("network", f"{runner.config.network.name}, {runner.parameters:,} parameters"),
+    ]
+    if bad:
+        named = "; ".join(f"{video.path}: {video.reason}" for video in bad[:5])
+        rows.append(("left out", f"{len(bad)} videos that do not decode: {named}{' ...' if len(bad) > 5 else ''}"))
+    if resumed:
+        done = _outcomes(runner.journal)
+        begun = [edge for edge in runner.journal.edges() if runner.journal.outcome(*edge) is None]
+        running = "".join(f", {s} -> {t} at epoch {len(runner.journal.epochs(s, t)) - 1}" for s, t in begun)
+        rows.append(("resumed", f"{len(done)} edges finished{running}; no finished epoch is trained again"))
+    if task.graph is not None:
+        batches = {state.effective_batch for state in task.graph.states}
+        if len(batches) > 1:
+            rows.append(("note", f"effective batch differs between states: {sorted(batches)}"))
+    return rows
+
+
+def _outcomes(journal: Journal) -> list[Outcome]:
+    found = (journal.outcome(source, target) for source, target in journal.edges())
+    return [outcome for outcome in found if outcome is not None]
+
+
+def _results(
+    plan: Plan | None, note: str, outcomes: list[Outcome], tested: Evaluation | None, runner: Runner
+) -> dict[str, Any]:
+    bad = [*runner.splits.train.bad, *runner.splits.val.bad, *(runner.splits.test.bad if runner.splits.test else ())]
+    return {
+        "plan": None
+        if plan is None
+        else {
+            "legs": [{"state": leg.state.name, "epochs": leg.epochs, "ended": leg.ended} for leg in plan.legs],
+            "val_top1": plan.accuracy,
+            "val_stderr": plan.stderr,
+            "clip_frames": plan.cost,
+            "seconds": plan.seconds,
+        },
+        "note": note,
+        "test": None if tested is None else {**asdict(tested), "stderr": tested.stderr},
+        "edges": [json.loads(json.dumps(asdict(outcome)).replace("NaN", "null")) for outcome in outcomes],
+        "search_clip_frames": sum(r.clip_frames for e in runner.journal.edges() for r in runner.journal.epochs(*e)),
+        "left_out": [asdict(video) for video in bad],
+    }
+
+
+def _conclude(
+    terminal: Terminal,
+    rundir: RunDir,
+    outcomes: list[Outcome],
+    reached: Reached | None,
+    plan: Plan | None,
+    note: str,
+    tested: Evaluation | None,
+    config: RunConfig,
+) -> None:
+    terminal.note("")
+    terminal.console.print(search_table(outcomes, reached))
+    if plan is None:
+        terminal.note(f"No plan: {note}")
+        return
+    terminal.console.print(plan_table(plan))
+    if note:
+        terminal.note(f"How the last state was reached: {note}")
+    if plan.accuracy is not None and plan.stderr is not None:
+        terminal.note(f"validation: video top-1 {percent(plan.accuracy).strip()} % (± {percent(plan.stderr).strip()})")
+    if tested is not None:
+        terminal.note(evaluation_line("test", tested, config.test.clips))
+    terminal.note(f"plan: {rundir.plan_file}   network: {rundir.network_file}   report: {rundir.report_file}")
+    terminal.note(f"train it again without a search: fastplan train --plan {rundir.plan_file}")

@@ -1,0 +1,151 @@
+"""The run folder: the only module that knows which file is where.
+
+config.yaml (resolved), state_graph.yaml or replay.yaml, journal.sqlite, checkpoints/, network.pt, plan.yaml,
+results.json, report.html, log.jsonl, environment.json, tensorboard/. Files that matter are written to a temporary
+name, flushed and renamed.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fastplan.config import RunConfig, build_config, read_settings
+from fastplan.errors import UserError
+from fastplan.planner.journal import Journal
+from fastplan.planner.search import Plan
+from fastplan.planner.states import StateGraph, graph_to_dict, load_graph
+
+
+class RunDir:
+    """One run's folder; creating the object creates the folder. A folder serves one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = (path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"cannot use the run folder {path}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is working in {path}; wait for it or give another --run") from None
+
+    @staticmethod
+    def has_run(path: Path) -> bool:
+        """Whether a run was begun in this folder."""
+        return (path / "config.yaml").exists()
+
+    def close(self) -> None:
+        """Let other processes use the folder."""
+        self._lock.close()
+
+    @property
+    def network_file(self) -> Path:
+        """The trained network: averaged weights, classes and name."""
+        return self.path / "network.pt"
+
+    @property
+    def plan_file(self) -> Path:
+        """The plan found, or as replayed."""
+        return self.path / "plan.yaml"
+
+    @property
+    def report_file(self) -> Path:
+        """The report page."""
+        return self.path / "report.html"
+
+    @property
+    def tensorboard_dir(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    def open_journal(self) -> Journal:
+        """The journal of this run."""
+        return Journal(self.path / "journal.sqlite")
+
+    def checkpoint_file(self, source: str, target: str, epoch: int) -> Path:
+        """Weights after an epoch of an edge."""
+        return self.path / "checkpoints" / f"{source}--{target}" / f"epoch_{epoch:04d}.pt"
+
+    def optimizer_file(self, source: str, target: str, epoch: int) -> Path:
+        """What else the next epoch needs."""
+        return self.checkpoint_file(source, target, epoch).with_suffix(".optimizer.pt")
+
+    def name_of(self, file: Path) -> str:
+        """The name under which the journal knows a file of this folder."""
+        return str(file.relative_to(self.path))
+
+    def delete_checkpoints(self, *, keep: set[str]) -> None:
+        """Delete every checkpoint whose name is not in `keep`."""
+        for file in sorted((self.path / "checkpoints").glob("*/*")):
+            if self.name_of(file) not in keep:
+                file.unlink()
+        for folder in (self.path / "checkpoints").glob("*"):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+    def save_config(self, config: RunConfig) -> None:
+        """Save the resolved configuration; from then on the folder belongs to it."""
+        self._write("config.yaml", config.to_yaml())
+
+    def load_config(self) -> RunConfig:
+        """The resolved configuration of this run."""
+        file = self.path / "config.yaml"
+        return build_config([(str(file), read_settings(file))])
+
+    def save_graph(self, graph: StateGraph) -> None:
+        """Save the state graph as it was searched."""
+        self._write("state_graph.yaml", yaml.safe_dump(graph_to_dict(graph), sort_keys=False, width=110))
+
+    def load_graph(self) -> StateGraph:
+        """The state graph of this run."""
+        return load_graph(self.path / "state_graph.yaml")
+
+    def save_replayed(self, plan: Plan) -> None:
+        """Save the plan that this run replays."""
+        self._write("replay.yaml", plan.to_yaml())
+
+    def load_replayed(self) -> Plan:
+        """The plan that this run replays."""
+        return Plan.load(self.path / "replay.yaml")
+
+    def save_plan(self, plan: Plan) -> None:
+        """Save the plan that came out."""
+        self._write("plan.yaml", plan.to_yaml())
+
+    def save_results(self, results: Mapping[str, Any]) -> None:
+        """Save the figures of the run."""
+        self._write("results.json", json.dumps(results, indent=2) + "\n")
+
+    def save_environment(self, environment: Mapping[str, Any]) -> None:
+        """Save versions and hardware."""
+        self._write("environment.json", json.dumps(environment, indent=2) + "\n")
+
+    def save_report(self, page: str) -> None:
+        """Save the report page."""
+        self._write("report.html", page)
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Append one line of JSON to the log."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields})
+        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        partial = self.path / f"{name}.partial"
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self.path / name)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise UserError(f"cannot write {self.path / name}: {error.strerror}; earlier files are intact") from None

@@ -1,0 +1,65 @@
+"""Accuracy per clip and per video."""
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fastplan.data.batch import ClipBatch
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Fractions in 0..1 over `videos` videos; a video's prediction is the mean of its clips' softmax outputs.
+
+    loss: mean negative log likelihood per video. stderr: of video_top1.
+    """
+
+    clip_top1: float
+    video_top1: float
+    video_top5: float
+    loss: float
+    videos: int
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of video_top1, with one success and one failure added: never 0."""
+        p = (self.video_top1 * self.videos + 1) / (self.videos + 2)
+        return math.sqrt(p * (1 - p) / self.videos)
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module, batches: Iterable[ClipBatch], *, videos: int, autocast: AbstractContextManager[None]
+) -> Evaluation:
+    """Evaluate on every clip of `batches`, in evaluation mode; `videos` is how many videos they belong to."""
+    network.eval()
+    scores_VK: torch.Tensor | None = None
+    labels_V = torch.zeros(videos, dtype=torch.int64)
+    right = clips = 0
+    for batch in batches:
+        with autocast:
+            heads = network(batch.clips_NCTHW)
+        probabilities_NK = torch.stack([head.float().softmax(1) for head in heads]).mean(0).cpu()
+        labels_N, videos_N = batch.labels_N.cpu(), batch.videos_N.cpu()
+        if scores_VK is None:
+            scores_VK = torch.zeros(videos, probabilities_NK.shape[1])
+        scores_VK.index_add_(0, videos_N, probabilities_NK)
+        labels_V[videos_N] = labels_N
+        right += int((probabilities_NK.argmax(1) == labels_N).sum())
+        clips += len(labels_N)
+    if scores_VK is None:
+        raise ValueError("nothing to evaluate")
+    scores_VK /= scores_VK.sum(1, keepdim=True)
+    ranked_VK = scores_VK.topk(min(5, scores_VK.shape[1]), dim=1).indices == labels_V[:, None]
+    likelihood_V = scores_VK.gather(1, labels_V[:, None]).clamp_min(1e-12)
+    return Evaluation(
+        clip_top1=right / clips,
+        video_top1=float(ranked_VK[:, 0].float().mean()),
+        video_top5=float(ranked_VK.any(1).float().mean()),
+        loss=float(-likelihood_V.log().mean()),
+        videos=videos,
+    )

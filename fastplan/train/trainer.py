@@ -1,0 +1,237 @@
+"""One state at a time: epochs of SGD at a constant learning rate, validation in the target clip regime.
+
+Everything random in an epoch is drawn from (seed, stream, epoch), so an epoch repeated from the same weights gives
+the same weights again, bit for bit on the CPU.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastplan.config import RunConfig
+from fastplan.data.batch import ClipLoader
+from fastplan.data.sampling import evaluation_samples, stream_rng, training_samples
+from fastplan.errors import UserError
+from fastplan.models.layers import BatchNorm
+from fastplan.models.networks import DGP3D
+from fastplan.planner.states import State
+from fastplan.train.averaging import AveragedNetwork, estimate_batch_norm
+from fastplan.train.evaluate import Evaluation, evaluate
+from fastplan.train.precision import Precision
+
+
+@dataclass(frozen=True)
+class EpochStats:
+    """loss: mean over the epoch, nan where it diverged. clips, clip_frames: trained on. seconds: wall time;
+    data_seconds: the part spent waiting for clips. grad_norm: mean before clipping."""
+
+    loss: float
+    clips: int
+    clip_frames: int
+    seconds: float
+    data_seconds: float
+    grad_norm: float
+
+
+class Trainer:
+    """The network, its average, the optimizer of the current state, and the loaders.
+
+    target: clip regime of every validation. on_step: called with (step, steps) after each optimizer step.
+    """
+
+    def __init__(
+        self,
+        network: DGP3D,
+        config: RunConfig,
+        *,
+        train_loader: ClipLoader,
+        val_loader: ClipLoader,
+        target: State,
+        precision: Precision,
+        on_step: Callable[[int, int], None] = lambda step, steps: None,
+    ) -> None:
+        self.network = network
+        self._config = config
+        self._train_loader = train_loader
+        self._val_loader = val_loader
+        self._target = target
+        self._precision = precision
+        self._on_step = on_step
+        self._average = AveragedNetwork(network, config.train.average_epochs)
+        self._state = target
+
+    def enter(self, state: State, weights: dict[str, Any] | None) -> None:
+        """Begin a state: load `weights` (None keeps what is there) and make a new optimizer."""
+        self._state = state
+        if weights is not None:
+            self.load_weights(weights)
+        for network in (self.network, self._average.network):
+            for module in network.modules():
+                if isinstance(module, BatchNorm):
+                    module.freeze(state.freeze_bn)
+        self._average.network.requires_grad_(False)
+        self._optimizer = self._make_optimizer(state.lr)
+        self._scaler = self._precision.scaler()
+
+    def train_epoch(self, stream: str, epoch: int, *, lr_scale: Callable[[float], float] | None = None) -> EpochStats:
+        """Train one epoch, the `epoch`-th (from 1) of `stream`.
+
+        lr_scale: factor on the learning rate as a function of the fraction of this epoch done, None for a constant
+        rate. Stops early, with a loss of nan, where the loss is not finite. Raises `UserError` where an epoch holds no
+        full step.
+        """
+        state, config = self._state, self._config
+        samples = training_samples(
+            self._train_loader.index,
+            state.clip,
+            config.data.augment,
+            seed=config.seed,
+            stream=stream,
+            epoch=epoch - 1,
+            clips=config.data.clips_per_epoch,
+            short=config.data.short,
+        )
+        steps = len(samples) // state.effective_batch
+        if steps == 0:
+            raise UserError(
+                f"state '{state.name}' takes {state.effective_batch} clips a step (batch_size x accumulate), but an "
+                f"epoch has only {len(samples)}: lower them or set data.clips_per_epoch"
+            )
+        self._train_loader.configure(state.clip, state.batch_size)
+        self.network.train()
+        torch.manual_seed(int(stream_rng(config.seed, f"{stream}/torch", epoch).integers(2**62)))
+        begin, data_seconds, norms = time.perf_counter(), 0.0, 0.0
+        losses = torch.zeros((), device=self._precision.device)
+        batches = self._train_loader.epoch(samples)
+        clips = 0
+        for step in range(steps):
+            if lr_scale is not None:
+                self._set_lr(state.lr * lr_scale(step / steps))
+            for _ in range(state.accumulate):
+                waiting = time.perf_counter()
+                batch = next(batches)
+                data_seconds += time.perf_counter() - waiting
+                with self._precision.autocast():
+                    heads = self.network(batch.clips_NCTHW)
+                    loss = self._loss(heads, batch.labels_N)
+                self._scaler.scale(loss / state.accumulate).backward()
+                losses += loss.detach() / state.accumulate
+                clips += len(batch.labels_N)
+            norms += self._step()
+            self._average.update(self.network, steps)
+            self._on_step(step + 1, steps)
+            if not math.isfinite(float(losses)):
+                break
+        batches.close()
+        mean_loss = float(losses) / steps
+        return EpochStats(
+            loss=mean_loss if math.isfinite(mean_loss) else math.nan,
+            clips=clips,
+            clip_frames=clips * state.clip.length,
+            seconds=time.perf_counter() - begin,
+            data_seconds=data_seconds,
+            grad_norm=norms / steps,
+        )
+
+    def validate(self, *, views: int = 1) -> Evaluation:
+        """Accuracy of the averaged weights on the validation videos, in the target clip regime."""
+        clip, loader = self._target.clip, self._val_loader
+        network = self.kept_network()
+        loader.configure(clip, self._target.batch_size)
+        samples = evaluation_samples(loader.index, clip, views=views, short=self._config.data.short)
+        return evaluate(
+            network, loader.epoch(samples, keep=True), videos=len(loader.index), autocast=self._precision.autocast()
+        )
+
+    def kept_network(self) -> DGP3D:
+        """The network that is validated and kept: averaged weights with BatchNorm estimated in the target regime."""
+        if self._config.train.average_epochs == 0:
+            return self.network
+        if not self._state.freeze_bn:
+            self._estimate_batch_norm(self._average.network)
+        return self._average.network  # type: ignore[return-value]
+
+    def weights(self) -> dict[str, Any]:
+        """What the next state, or a later epoch, starts from."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self._average.network.state_dict(),
+            "updates": self._average.updates,
+        }
+
+    def load_weights(self, weights: dict[str, Any]) -> None:
+        """Take over the result of `weights`. Raises `UserError` where it belongs to another network."""
+        try:
+            self.network.load_state_dict(weights["network"])
+            self._average.network.load_state_dict(weights["average"])
+            self._average.updates = int(weights["updates"])
+        except (KeyError, RuntimeError) as error:
+            raise UserError(f"the checkpoint belongs to another network: {str(error).splitlines()[0]}") from None
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """What else the next epoch of this state needs."""
+        return {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+
+    def load_optimizer_state(self, content: dict[str, Any]) -> None:
+        """Take over the result of `optimizer_state`."""
+        self._optimizer.load_state_dict(content["optimizer"])
+        self._scaler.load_state_dict(content["scaler"])
+
+    def _estimate_batch_norm(self, network: nn.Module) -> None:
+        config, loader, clip = self._config, self._train_loader, self._target.clip
+        clips = min(config.train.bn_clips, len(loader.index))
+        samples = training_samples(  # the same clips every time: statistics differ only where weights do
+            loader.index, clip, config.data.augment, seed=config.seed, stream="bn", epoch=0, clips=clips,
+            short=config.data.short,
+        )  # fmt: skip
+        loader.configure(clip, min(self._target.batch_size, clips))
+        batches = (batch.clips_NCTHW for batch in loader.epoch(samples, keep=True))
+        estimate_batch_norm(network, batches, self._precision.autocast())
+
+    def _loss(self, heads: tuple[torch.Tensor, torch.Tensor], labels_N: torch.Tensor) -> torch.Tensor:
+        smoothing = self._config.optim.label_smoothing
+        return torch.stack([F.cross_entropy(h.float(), labels_N, label_smoothing=smoothing) for h in heads]).sum()
+
+    def _step(self) -> float:
+        self._scaler.unscale_(self._optimizer)
+        limit = self._config.optim.clip_grad_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def _make_optimizer(self, lr: float) -> torch.optim.SGD:
+        optim = self._config.optim
+        heads = {id(p) for layer in self.network.classifiers() for p in layer.parameters()}
+        body = [p for p in self.network.parameters() if id(p) not in heads and p.requires_grad]
+        last = [p for p in self.network.parameters() if id(p) in heads]
+        groups = [{"params": body, "scale": 1.0}, {"params": last, "scale": optim.classifier_lr_scale}]
+        optimizer = torch.optim.SGD(
+            groups, lr=lr, momentum=optim.momentum, nesterov=optim.nesterov, weight_decay=optim.weight_decay
+        )
+        self._optimizer = optimizer
+        self._set_lr(lr)
+        return optimizer
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr * group["scale"]
+
+
+def cosine_with_warmup(epoch: int, epochs: int, warmup: int) -> Callable[[float], float]:
+    """Factor on the learning rate in `epoch` (from 1) of `epochs`: linear up over `warmup`, then half a cosine."""
+
+    def scale(done: float) -> float:
+        at = epoch - 1 + done
+        if at < warmup:
+            return (at + 1e-3) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (at - warmup) / (epochs - warmup)))
+
+    return scale
