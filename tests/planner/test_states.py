@@ -1,0 +1,119 @@
+"""Graphs: what is accepted, in which order it is walked, and what each mistake is told."""
+
+import pytest
+import yaml
+
+from fastplan.clips import ClipSpec
+from fastplan.configs import shipped
+from fastplan.errors import UserError
+from fastplan.planner.states import State, StateGraph, graph_from_dict, graph_to_dict, load_graph
+
+ROW = {"segments": 1, "frames": 8, "lr": 0.1}
+
+
+def graph(edges: list[str], names: str = "abc", **more):
+    return graph_from_dict({"states": {name: ROW for name in names}, "edges": edges, **more})
+
+
+def test_order_is_topological_and_ties_follow_the_file():
+    found = graph(["start -> c", "c -> a", "start -> b", "b -> a"])
+    assert [state.name for state in found.in_order()] == ["b", "c", "a"]
+    assert found.sink == "a"
+    assert found.edges_in_order() == (("start", "b"), ("start", "c"), ("c", "a"), ("b", "a"))
+
+
+@pytest.mark.parametrize(
+    ("edges", "message"),
+    [
+        (["start -> a", "a -> b", "b -> a", "b -> c"], "cycle: a -> b -> a"),
+        (["start -> a", "a -> c"], "state 'b'|end in one state"),
+        (["start -> a", "a -> c", "b -> c"], "state 'b' cannot be reached from 'start'"),
+        (["start -> a", "a -> b", "a -> c"], "must end in one state; these have no way on: b, c"),
+        (["start -> a", "a -> b", "b -> d"], "edge b -> d: there is no state 'd'"),
+        (["start -> a", "start -> a", "a -> b", "b -> c"], "edge start -> a is given twice"),
+        (["start -> a", "a -> start"], "nothing leads back to 'start'"),
+        (["start a"], "write 'source -> target'"),
+    ],
+)
+def test_wrong_edges(edges, message):
+    with pytest.raises(UserError, match=message):
+        graph(edges)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0}, "state 'a': lr is 0"),
+        ({"lr": "1e-4x"}, "state 'a': lr is '1e-4x'"),
+        ({"lr": float("inf")}, "lr is inf"),
+        ({"frames": -8}, "state 'a': clip frames is -8"),
+        ({"batch_size": 0}, "state 'a': batch_size is 0"),
+        ({"accumulate": 1.5}, "state 'a': accumulate is 1.5"),
+        ({"freeze_bn": "yes"}, "state 'a': freeze_bn is 'yes'"),
+        ({"framez": 8}, "state 'a' has an unknown key 'framez', did you mean 'frames'"),
+    ],
+)
+def test_wrong_states(change, message):
+    with pytest.raises(UserError, match=message):
+        graph_from_dict({"states": {"a": {**ROW, **change}}, "edges": ["start -> a"]})
+
+
+def test_missing_and_unknown_keys():
+    with pytest.raises(UserError, match="state 'a' has no 'lr'"):
+        graph_from_dict({"states": {"a": {"segments": 1, "frames": 8}}, "edges": ["start -> a"]})
+    with pytest.raises(UserError, match="unknown key 'egdes', did you mean 'edges'"):
+        graph_from_dict({"states": {"a": ROW}, "egdes": []})
+    with pytest.raises(UserError, match="either 'states' and 'edges', or 'levels'"):
+        graph_from_dict({"edges": []})
+
+
+def test_clip_length_must_suit_the_stem():
+    with pytest.raises(UserError, match="state 'b' has clips of 6 frames; the stem of net needs a multiple of 4"):
+        graph_from_dict(
+            {"states": {"a": ROW, "b": {**ROW, "frames": 6}}, "edges": ["start -> a", "a -> b"]}
+        ).check_clip_lengths(multiple=4, network="net")
+
+
+def test_levels_give_the_published_graphs():
+    """Clip settings x lr levels with 3 x 3: 14 edges in the basic graph, 18 in the extended one (METHOD section 1)."""
+    levels = yaml.safe_load(shipped("state_graphs")["paper-sparse"].read_text())["levels"]
+    basic = graph_from_dict({"levels": levels})
+    extended = graph_from_dict({"levels": {**levels, "kind": "extended"}})
+    assert (len(basic.states), len(basic.edges), len(extended.edges)) == (9, 14, 18)
+    names = [state.name for state in basic.in_order()]
+    assert names == [f"{clip}-lr{scale}" for scale in ("1", "0.1", "0.01") for clip in ("4x4", "8x4", "16x4")]
+    assert basic.sink == "16x4-lr0.01"
+    assert set(extended.edges) - set(basic.edges) == {
+        ("8x4-lr1", "4x4-lr0.1"),
+        ("16x4-lr1", "8x4-lr0.1"),
+        ("8x4-lr0.1", "4x4-lr0.01"),
+        ("16x4-lr0.1", "8x4-lr0.01"),
+    }
+    assert basic.state("8x4-lr0.1").lr == pytest.approx(0.001)
+    assert {state.effective_batch for state in basic.states} == {64}
+    assert basic.state("16x4-lr1").freeze_bn and not basic.state("8x4-lr1").freeze_bn
+
+
+@pytest.mark.parametrize("name", ["default", "tiny", "small", "paper-sparse", "paper-dense"])
+def test_shipped_graphs_load_and_survive_their_own_form(name):
+    found = load_graph(shipped("state_graphs")[name])
+    again = graph_from_dict(graph_to_dict(found))
+    assert (again.states, again.edges, again.validation_clip) == (found.states, found.edges, found.validation_clip)
+
+
+def test_any_sampler_in_any_state():
+    mixed = graph_from_dict(
+        {
+            "states": {"dense": ROW, "sparse": {"segments": 8, "frames": 1, "lr": 0.1}},
+            "edges": ["start -> dense", "dense -> sparse"],
+            "target": {"segments": 4, "frames": 4, "size": 96},
+        }
+    )
+    assert mixed.validation_clip == ClipSpec(4, 4, 1, 96)
+
+
+def test_names_are_safe_as_file_names():
+    with pytest.raises(UserError, match="a name has letters"):
+        State("../x", ClipSpec(1, 8), 0.1)
+    with pytest.raises(UserError, match="is not 'start'"):
+        StateGraph("g", (State("start", ClipSpec(1, 8), 0.1),), ())
