@@ -29,10 +29,10 @@ CLASSES = (
 FRAMES = 64
 SIZE_PX = 48
 
-_FORMAT = 2  # raise it whenever the pictures change
+_FORMAT = 3  # raise it whenever the pictures change
 _HEADINGS = {"right": (0, 1), "left": (0, -1), "up": (-1, 0), "down": (1, 0)}
 _PATCH = 17  # side of the square in which a sprite is drawn, in pixels
-_ENCODER = {"crf": "18", "g": "12", "preset": "veryfast"}
+_ENCODER = {"crf": "18", "g": "12", "preset": "veryfast", "tune": "fastdecode"}  # 2.6 ms a clip, not 4.1
 
 
 @dataclass(frozen=True)

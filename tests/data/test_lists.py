@@ -1,0 +1,79 @@
+"""Folders and list files as users write them, and the mistakes they make."""
+
+from pathlib import Path
+
+import pytest
+
+from fastplan.data.lists import read_videos
+from fastplan.errors import UserError
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def test_a_folder_per_class(tmp_path):
+    touch(tmp_path, "run/b.avi", "run/a.MP4", "run/notes.txt", "walk/deep/c.webm", ".hidden/d.avi")
+    found = read_videos(tmp_path)
+    assert [p.name for p in found.paths] == ["a.MP4", "b.avi", "c.webm"]
+    assert found.labels == (0, 0, 1)
+    assert found.classes == ("run", "walk")
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", [True, False], ids=["newline", "no last newline"])
+def test_a_list_is_not_mislabelled(tmp_path, ending, last):
+    """CRLF, comments, blank lines, spaces in names, a frames column, a missing last newline: labels stay right."""
+    touch(tmp_path, "my clip 7.mp4")
+    lines = ["# videos", "", "a.mp4 0", "sub/b.mp4 300 12", "my clip 7.mp4 1", *[f"c{i}.mp4 {i}" for i in range(2, 12)]]
+    file = tmp_path / "train.txt"
+    file.write_bytes((ending.join(lines) + (ending if last else "")).encode())
+    found = read_videos(file)
+    assert found.labels == (0, 12, 1, *range(2, 12))
+    assert [str(p.relative_to(tmp_path)) for p in found.paths[:3]] == ["a.mp4", "sub/b.mp4", "my clip 7.mp4"]
+
+
+def test_groups_are_named_by_the_pattern(tmp_path):
+    touch(tmp_path, "run/ann_run.avi", "run/bob_run.avi", "walk/ann_walk.avi")
+    assert read_videos(tmp_path, group_pattern=r"(\w+?)_").groups == ("ann", "bob", "ann")
+    with pytest.raises(UserError, match=r"does not match 'run/ann_run.avi'"):
+        read_videos(tmp_path, group_pattern=r"actor(\d+)")
+    with pytest.raises(UserError, match="is no regular expression"):
+        read_videos(tmp_path, group_pattern="(")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "has no sub-folders: one per class is wanted"),
+        (["run/a.avi"], "has one class, 'run'; training needs at least two"),
+        (["run/a.avi", "walk/readme.txt"], "class 'walk' in .* has no videos"),
+    ],
+)
+def test_wrong_folders(tmp_path, names, message):
+    touch(tmp_path, *names)
+    with pytest.raises(UserError, match=message):
+        read_videos(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lists no videos"),
+        ("a.mp4\n", "line 1: 'a.mp4' is neither 'path label' nor 'path frames label'"),
+        ("a.mp4 0\nb.mp4 cat\n", "line 2: 'b.mp4 cat'"),
+        ("a.mp4 0\nb.mp4 2\n", "labels up to 2 but no video of class 1"),
+    ],
+)
+def test_wrong_lists(tmp_path, text, message):
+    file = tmp_path / "train.txt"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_videos(file)
+
+
+def test_missing_data(tmp_path):
+    with pytest.raises(UserError, match="there is no data at .*nowhere: give a folder with one sub-folder per class"):
+        read_videos(tmp_path / "nowhere")

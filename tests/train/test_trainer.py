@@ -1,0 +1,163 @@
+"""A state's epochs: repeatable, split by accumulation without change, and true to freezing."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastplan.clips import ClipSpec
+from fastplan.config import RunConfig, build_config
+from fastplan.data.batch import ClipLoader
+from fastplan.data.index import build_index
+from fastplan.data.lists import read_videos
+from fastplan.errors import UserError
+from fastplan.models.layers import BatchNorm
+from fastplan.models.networks import build_network
+from fastplan.planner.states import State
+from fastplan.train.precision import Precision
+from fastplan.train.trainer import Trainer, cosine_with_warmup
+
+CPU = torch.device("cpu")
+CLIP = ClipSpec(2, 4, 1, 24)
+STATE = State("s", CLIP, 0.05, batch_size=3, accumulate=2)
+
+
+@pytest.fixture(scope="module")
+def index(numbered, tmp_path_factory):
+    return build_index(read_videos(numbered), cache_dir=tmp_path_factory.mktemp("cache"), threads=2)
+
+
+def trainer_of(index, target=STATE, **settings) -> Trainer:
+    layers = {"data": {"clips_per_epoch": 12}, "train": {"bn_clips": 4}, "network": {"dropout": 0.2}}
+    config: RunConfig = build_config([("test", layers), ("case", settings)])
+    loaders = [
+        ClipLoader(index, config.data.augment, max_batch=6, threads=2, decoder="host", device=CPU) for _ in range(2)
+    ]
+    torch.manual_seed(0)
+    network = build_network("dg_p3d_tiny", 2, dropout=config.network.dropout)
+    return Trainer(
+        network,
+        config,
+        train_loader=loaders[0],
+        val_loader=loaders[1],
+        target=target,
+        precision=Precision("fp32", CPU, "test"),
+    )
+
+
+def flat(weights) -> torch.Tensor:
+    return torch.cat([v.flatten().double() for part in ("network", "average") for v in weights[part].values()])
+
+
+def copy_of(weights):
+    return {k: {n: v.clone() for n, v in p.items()} if isinstance(p, dict) else p for k, p in weights.items()}
+
+
+def test_an_epoch_from_the_same_weights_is_the_same_bit_for_bit(index):
+    trainer = trainer_of(index)
+    trainer.enter(STATE, None)
+    trainer.train_epoch("a", 1)
+    weights, optimizer = copy_of(trainer.weights()), trainer.optimizer_state()
+    optimizer = torch.utils._pytree.tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, optimizer)
+    trainer.train_epoch("a", 2)
+    score = trainer.validate()
+    first = flat(trainer.weights())
+
+    torch.manual_seed(999)
+    np.random.seed(999)  # noqa: NPY002  (whatever else draws numbers must not matter)
+    other = trainer_of(index)
+    other.enter(STATE, weights)
+    other.load_optimizer_state(optimizer)
+    other.train_epoch("a", 2)
+    assert other.validate() == score
+    assert torch.equal(flat(other.weights()), first)
+
+
+def test_accumulation_does_not_change_a_step(index):
+    """One step over 6 clips at once or as 3 x 2, BatchNorm frozen so that a clip's gradient is its own; no dropout."""
+    found = []
+    for batch_size, accumulate in ((6, 1), (2, 3)):
+        trainer = trainer_of(index, data={"clips_per_epoch": 6}, network={"dropout": 0.0})
+        trainer.enter(State("s", CLIP, 0.05, batch_size, accumulate, freeze_bn=True), None)
+        stats = trainer.train_epoch("a", 1)
+        found.append((flat(trainer.weights()), stats.loss, stats.grad_norm))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-6)
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+    assert found[0][2] == pytest.approx(found[1][2], rel=1e-4)
+
+
+def test_a_step_is_nesterov_sgd_with_clipping(index):
+    """One step against the formula: v = g + wd * w, w -= lr * (v + momentum * v), g scaled to the largest norm."""
+    settings = {"data": {"clips_per_epoch": 6}, "optim": {"clip_grad_norm": 0.5, "weight_decay": 0.01}}
+    trainer = trainer_of(index, **settings, network={"dropout": 0.0})
+    trainer.enter(State("s", CLIP, 0.05, 6), None)
+    before = {n: p.detach().clone() for n, p in trainer.network.named_parameters()}
+    grads = {}
+    trainer.network.fc.weight.register_hook(lambda g: grads.__setitem__("fc.weight", g.clone()))
+    stats = trainer.train_epoch("a", 1)
+    assert stats.grad_norm > 0.5, "the case must clip"
+    g = grads["fc.weight"] * 0.5 / (stats.grad_norm + 1e-6) + 0.01 * before["fc.weight"]
+    wanted = before["fc.weight"] - 0.05 * (g + 0.9 * g)
+    torch.testing.assert_close(trainer.network.fc.weight.detach(), wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_a_frozen_state_changes_no_batch_norm_anywhere(index):
+    trainer = trainer_of(index)
+    trainer.enter(STATE, None)
+    trainer.train_epoch("a", 1)
+    trainer.validate()
+    frozen = State("f", CLIP, 0.05, 3, freeze_bn=True)
+    trainer.enter(frozen, copy_of(trainer.weights()))
+
+    def norms():
+        nets = trainer.weights()
+        names = [n for n, m in trainer.network.named_modules() if isinstance(m, BatchNorm)]
+        keys = [f"{n}.{p}" for n in names for p in ("weight", "bias", "running_mean", "running_var")]
+        return {(part, key): nets[part][key].clone() for part in ("network", "average") for key in keys}
+
+    before, conv = norms(), trainer.network.stem.weight.clone()
+    trainer.train_epoch("b", 1)
+    trainer.validate()
+    assert all(torch.equal(value, before[key]) for key, value in norms().items())
+    assert not torch.equal(trainer.network.stem.weight, conv)
+    trainer.enter(STATE, None)
+    trainer.train_epoch("c", 1)
+    assert not all(torch.equal(value, before[key]) for key, value in norms().items()), "thawed again"
+
+
+def test_the_averaged_network_is_what_is_validated(index):
+    trainer = trainer_of(index)
+    trainer.enter(STATE, None)
+    trainer.train_epoch("a", 1)
+    kept = trainer.kept_network()
+    assert kept is not trainer.network and trainer.weights()["updates"] == 2
+    raw = trainer_of(index, train={"average_epochs": 0, "bn_clips": 4})
+    assert raw.kept_network() is raw.network
+
+
+def test_an_epoch_without_a_full_step_is_an_error(index):
+    trainer = trainer_of(index, data={"clips_per_epoch": 5})
+    trainer.enter(STATE, None)
+    with pytest.raises(UserError, match=r"state 's' takes 6 clips a step .* epoch has only 5"):
+        trainer.train_epoch("a", 1)
+
+
+def test_a_loss_that_is_not_finite_ends_the_epoch(index):
+    trainer = trainer_of(index, optim={"clip_grad_norm": None})
+    trainer.enter(State("s", CLIP, 1e30, 3), None)
+    stats = trainer.train_epoch("a", 1)
+    assert np.isnan(stats.loss)
+
+
+def test_the_cosine_schedule():
+    assert cosine_with_warmup(1, 10, 2)(0.5) == pytest.approx(0.25, abs=1e-3)
+    assert cosine_with_warmup(3, 10, 2)(0.0) == pytest.approx(1.0)
+    assert cosine_with_warmup(6, 10, 2)(1.0) == pytest.approx(0.5)
+    assert cosine_with_warmup(10, 10, 2)(1.0) == pytest.approx(0.0)
+
+
+def test_classifiers_can_learn_faster(index):
+    trainer = trainer_of(index, optim={"classifier_lr_scale": 10.0})
+    trainer.enter(STATE, None)
+    assert [group["lr"] for group in trainer._optimizer.param_groups] == pytest.approx([0.05, 0.5])
+
+
