@@ -129,14 +129,12 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from fastplan.launch import resolve
     from fastplan.models.networks import network_spec
-    from fastplan.report.terminal import edges_table, plan_table, states_table
+    from fastplan.report.terminal import edges_table, make_console, plan_table, states_table
 
     task = resolve(_request(arguments))
-    console = Console()
+    console = make_console()
     if task.plan is not None:
         console.print(plan_table(task.plan))
         return 0

@@ -140,8 +140,9 @@ def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, s
         ("network", f"{runner.config.network.name}, {runner.parameters:,} parameters"),
     ]
     if bad:
-        named = "; ".join(f"{video.path}: {video.reason}" for video in bad[:5])
-        rows.append(("left out", f"{len(bad)} videos that do not decode: {named}{' ...' if len(bad) > 5 else ''}"))
+        named = "".join(f"\n{Path(v.path).parent.name}/{Path(v.path).name}: {v.reason}" for v in bad[:5])
+        more = "\n... the others are listed in results.json" if len(bad) > 5 else ""
+        rows.append(("left out", f"{len(bad)} videos that do not decode{named}{more}"))
     if resumed:
         done = _outcomes(runner.journal)
         begun = [edge for edge in runner.journal.edges() if runner.journal.outcome(*edge) is None]

@@ -111,7 +111,8 @@ def _draw_graph(graph: StateGraph, outcomes: list[Outcome], path: set[tuple[str,
     }
     found = {(o.source, o.target): o for o in outcomes}
     width = max(depth.values()) * 2.0 + 2
-    figure, axes = plt.subplots(figsize=(min(width, 12), 1.1 + 0.9 * tallest), layout="constrained")
+    figure, axes = plt.subplots(figsize=(min(width, 12), 1.6 + 0.9 * tallest))
+    figure.subplots_adjust(0.02, 0.02, 0.98, 0.98)
     for source, target in graph.edges:
         on_path = (source, target) in path
         axes.annotate(

@@ -1,6 +1,8 @@
 """The terminal: first lines of a run, progress bars with the time left, a line per epoch, tables of results."""
 
 import math
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console
@@ -18,7 +20,7 @@ class Terminal:
     """Shows a run to a person; a `Watcher`. Bars are drawn on a terminal only, lines everywhere."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
+        self.console = console or make_console()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -117,6 +119,11 @@ class Terminal:
         self.console.print(text, highlight=False)
 
 
+def make_console() -> Console:
+    """The user's terminal; where the output goes to a file, lines of 120 characters."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+
+
 def percent(fraction: float | None) -> str:
     """A fraction as per cent with one decimal, five characters wide."""
     return "    -" if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:5.1f}"
@@ -173,8 +180,10 @@ def search_table(outcomes: Sequence[Outcome], final: Reached | None) -> Table:
     path = {(o.source, o.target) for o in final.path} if final else set()
     table = Table(title="Explored edges (top-1 in per cent, on fresh validation clips)", title_justify="left")
     for column in ("edge", "top1", "±", "kept epoch", "trained", "ended", "clip-frames", "seconds", "path"):
-        table.add_column(column, justify="left" if column in ("edge", "ended", "path") else "right")
-    ended = {"knee": "at its knee", "cap": "at the cap: not converged", "diverged": "diverged"}
+        table.add_column(
+            column, justify="left" if column in ("edge", "ended", "path") else "right", no_wrap=column == "edge"
+        )
+    ended = {"knee": "knee", "cap": "cap, not converged", "diverged": "diverged"}
     for outcome in outcomes:
         table.add_row(
             f"{outcome.source} -> {outcome.target}",

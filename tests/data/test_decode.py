@@ -3,8 +3,8 @@
 import av
 import numpy as np
 import pytest
-from conftest import read_numbers, write_numbered
 
+from conftest import read_numbers, write_numbered
 from fastplan.data.decode import DecodeError, decode_clip
 from fastplan.data.index import VideoInfo, probe
 
@@ -46,7 +46,9 @@ def test_real_files_equal_a_sequential_decode(shared, name):
     for frames in places:
         clip_THWC = decode_clip(video, frames)
         for picture_HWC, index in zip(clip_THWC, frames, strict=True):
-            wanted = np.rot90(sequential[index].to_ndarray(format="rgb24", interpolation="BILINEAR"), video.rotation // 90)
+            wanted = np.rot90(
+                sequential[index].to_ndarray(format="rgb24", interpolation="BILINEAR"), video.rotation // 90
+            )
             assert np.array_equal(picture_HWC, wanted), f"frame {index}"
 
 
@@ -63,7 +65,7 @@ def test_a_file_that_went_away_or_shrank_is_a_decode_error(tmp_path):
 
 
 def test_rotation_shows_the_picture_upright(shared):
-    """A phone clip stored on its side: the mean brightness of a 4 x 2 grid of the picture, whose letters stand upright."""
+    """A phone clip stored on its side: mean brightness of a 4 x 2 grid of the picture whose letters stand upright."""
     video = probe(shared / "videos" / "decord__video_90.mov")
     picture_HW = decode_clip(video, np.array([0]))[0].mean(axis=2)
     assert picture_HW.shape == (568, 320)

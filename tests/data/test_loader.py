@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import read_numbers, write_numbered
 
+from conftest import read_numbers, write_numbered
 from fastplan.clips import ClipSpec
 from fastplan.config import AugmentConfig
 from fastplan.data import dali
@@ -86,7 +86,7 @@ def test_kept_clips_are_the_same_clips(index):
 
 
 def test_the_operators_crop_flip_colour_and_normalise(index):
-    """Against numpy on one clip: the right half, mirrored, brighter, at its own size so that nothing is interpolated."""
+    """Against numpy on one clip: its right half, mirrored, darker, at its own size so that nothing is interpolated."""
     augment = AugmentConfig(saturation=0.0, hue=0.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     loader = loader_of(index, augment)
     spec = ClipSpec(1, 2, 1, 24)
@@ -104,7 +104,9 @@ def test_the_operators_crop_flip_colour_and_normalise(index):
 
 
 def test_hue_turns_red_to_green():
-    pipeline = dali.ClipPipeline(decoder="host", device_id=None, max_batch=2, threads=1, augment=AugmentConfig(jitter=1.0))
+    pipeline = dali.ClipPipeline(
+        decoder="host", device_id=None, max_batch=2, threads=1, augment=AugmentConfig(jitter=1.0)
+    )
     red_THWC = np.zeros((2, 8, 8, 3), np.uint8)
     red_THWC[..., 0] = 200
     colours = np.array([[1, 1, 1, 0], [1, 1, 1, 120]], np.float32)

@@ -92,7 +92,7 @@ def test_cost_of_a_tie_counts_the_whole_path():
     shared_start = outcome("start", "u", 0.5, cost=1000)
     long_way = Reached("v", (shared_start, outcome("u", "v", 0.9, cost=1, stderr=0.01)), "")
     short_way = Reached("v", (outcome("start", "v", 0.9, cost=500, stderr=0.01),), "")
-    assert pick([long_way, short_way]) .path == short_way.path
+    assert pick([long_way, short_way]).path == short_way.path
 
 
 def diamond() -> StateGraph:

@@ -63,7 +63,7 @@ def test_an_epoch_from_the_same_weights_is_the_same_bit_for_bit(index):
     first = flat(trainer.weights())
 
     torch.manual_seed(999)
-    np.random.seed(999)  # noqa: NPY002  (whatever else draws numbers must not matter)
+    np.random.seed(999)
     other = trainer_of(index)
     other.enter(STATE, weights)
     other.load_optimizer_state(optimizer)
@@ -159,5 +159,3 @@ def test_classifiers_can_learn_faster(index):
     trainer = trainer_of(index, optim={"classifier_lr_scale": 10.0})
     trainer.enter(STATE, None)
     assert [group["lr"] for group in trainer._optimizer.param_groups] == pytest.approx([0.05, 0.5])
-
-

@@ -1,0 +1,181 @@
+"""The command line: its flags, and one clear line with a non-zero exit for every mistake users make."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import write_numbered
+from fastplan import cli
+
+FLAGS = {
+    "train": {
+        "--state-graph",
+        "--plan",
+        "--data",
+        "--val",
+        "--config",
+        "--device",
+        "--seed",
+        "--exact",
+        "--run",
+        "--resume",
+    },
+    "plan": {"--state-graph", "--plan", "--data", "--val", "--config", "--device", "--seed"},
+    "test": {"--run", "--data", "--clips"},
+    "doctor": set(),
+}
+
+
+def test_a_new_flag_is_a_decision():
+    """Knobs belong into the configuration; whoever adds a flag edits this list."""
+    parser = cli._parser()
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+    found = {
+        name: {o for a in command._actions for o in a.option_strings if o.startswith("--")} - {"--help"}
+        for name, command in commands.items()
+    }
+    assert found == FLAGS
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("videos")
+    for label in ("run", "walk"):
+        for number in range(6):
+            write_numbered(root / label / f"a{number % 3}_{number}.mp4", 24 + number)
+    return root
+
+
+SMALL = ["data.cache={cache}", "data.threads=2", "data.group_pattern=null", "data.holdout_test=0", "train.bn_clips=4"]
+
+
+def run(capsys, tmp_path, *words: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of one command in this process."""
+    status = cli.main([word.format(cache=tmp_path / "cache", tmp=tmp_path) for word in words])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def refuse(capsys, tmp_path, *words: str) -> str:
+    status, _, error = run(capsys, tmp_path, *words)
+    assert status == 2, error
+    assert error.startswith("fastplan: ") and error.count("\n") == 1, "one line, no traceback"
+    return error
+
+
+def train(videos: Path, *more: str) -> list[str]:
+    return ["train", "--state-graph", "tiny", "--data", str(videos), "--run", "{tmp}/run", *SMALL, *more]
+
+
+def test_data_mistakes(capsys, tmp_path, videos):
+    assert "there is no data at" in refuse(capsys, tmp_path, *train(tmp_path / "missing"))
+    one = tmp_path / "one"
+    shutil.copytree(videos / "run", one / "run")
+    assert "has one class, 'run'; training needs at least two" in refuse(capsys, tmp_path, *train(one))
+    (one / "walk").mkdir()
+    assert "class 'walk' in" in refuse(capsys, tmp_path, *train(one))
+
+
+def test_a_clip_longer_than_every_video(capsys, tmp_path, videos):
+    graph = tmp_path / "long.yaml"
+    graph.write_text("states: {a: {segments: 1, frames: 64, stride: 2, lr: 0.1}}\nedges: [start -> a]\n")
+    words = ["train", "--state-graph", str(graph), "--data", str(videos), "--run", "{tmp}/run", *SMALL]
+    error = refuse(capsys, tmp_path, *words, "data.short=error", "network.name=dg_p3d_tiny")
+    assert "state 'a': a clip spans 128 frames but the longest video has 29" in error
+    assert "data.short=loop" in error
+
+
+def test_graph_and_setting_mistakes(capsys, tmp_path, videos):
+    cycle = tmp_path / "cycle.yaml"
+    row = "{segments: 1, frames: 8, lr: 0.1}"
+    cycle.write_text(f"states: {{a: {row}, b: {row}}}\nedges: [start -> a, a -> b, b -> a]\n")
+    error = refuse(capsys, tmp_path, "train", "--state-graph", str(cycle), "--data", str(videos))
+    assert "cycle.yaml: graph 'cycle' has a cycle: a -> b -> a" in error
+    assert "did you mean 'default'" in refuse(capsys, tmp_path, "train", "--state-graph", "defalt")
+    assert "unknown key 'plan.max_epoch', did you mean 'max_epochs'" in refuse(
+        capsys, tmp_path, *train(videos, "plan.max_epoch=3")
+    )
+    assert "plan.max_epochs is 0: Input should be greater than or equal to 1" in refuse(
+        capsys, tmp_path, *train(videos, "plan.max_epochs=0")
+    )
+    assert "write key.sub=value" in refuse(capsys, tmp_path, *train(videos, "max_epochs"))
+    assert "'plan' is a section" in refuse(capsys, tmp_path, *train(videos, "plan=3"))
+    assert "give --state-graph NAME|FILE to search, or --plan" in refuse(capsys, tmp_path, "train")
+    assert "there is no network 'dg_p3d_t'" in refuse(capsys, tmp_path, *train(videos, "network.name=dg_p3d_t"))
+    assert "needs a multiple of 4" in refuse(
+        capsys, tmp_path, "plan", "--state-graph", str(graph_of(tmp_path, frames=6)), "network.name=dg_p3d_tiny"
+    )
+    assert "there is no file" in refuse(capsys, tmp_path, "train", "--plan", "{tmp}/none.yaml")
+    assert "--run DIR --resume" in refuse(capsys, tmp_path, "train", "--resume")
+
+
+def graph_of(tmp_path: Path, frames: int) -> Path:
+    file = tmp_path / "graph.yaml"
+    file.write_text(f"states: {{a: {{segments: 1, frames: {frames}, lr: 0.1}}}}\nedges: [start -> a]\n")
+    return file
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_cuda_without_a_gpu(capsys, tmp_path, videos):
+    error = refuse(capsys, tmp_path, *train(videos, "--device", "cuda"))
+    assert "there is no CUDA GPU that PyTorch can use; run `fastplan doctor`, or give --device cpu" in error
+
+
+def test_unreadable_videos_are_skipped_counted_and_listed(capsys, tmp_path, videos):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(videos, mixed)
+    (mixed / "run" / "broken.mp4").write_text("no video")
+    (mixed / "walk" / "empty.mp4").touch()
+    settings = ["plan.max_epochs=1", "plan.attempt_epochs=1", "plan.score_clips=1", "data.clips_per_epoch=16"]
+    status, output, error = run(capsys, tmp_path, *train(mixed, *settings))
+    assert status == 0, error
+    text = " ".join(output.split())
+    assert "2 videos that do not decode" in text and "run/broken.mp4" in text and "walk/empty.mp4" in text
+    results = (tmp_path / "run" / "results.json").read_text()
+    assert "broken.mp4" in results and "empty.mp4" in results
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count("<svg") == 5 and "start → u8-high" in page
+    assert (tmp_path / "run" / "plan.yaml").exists() or "No plan" in text
+
+
+def test_plan_shows_the_whole_search_without_data(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    status, output, _ = run(capsys, tmp_path, "plan", "--state-graph", "paper-sparse")
+    assert status == 0
+    assert output.count("16x4-lr") >= 3 and "14 edges" in output
+    assert " 64 " in output and "frozen" in output
+    status, output, _ = run(capsys, tmp_path, "plan", "--plan", "op-ucf101-dg-p3d-resnet50")
+    assert status == 0 and "38" in output
+
+
+def test_doctor_names_what_matters(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    status, output, _ = run(capsys, tmp_path, "doctor")
+    assert status == 0
+    for word in ("torch", "nvidia-dali", "GPU", "NVDEC", "DALI on the CPU", "apex"):
+        assert word in output
+    assert "vp9" in output.split("decodes", 1)[1].split("; not")[0], "DALI decodes VP9 on the CPU"
+
+
+def test_another_apex_is_told_apart(tmp_path, monkeypatch):
+    """PyPI's apex is another project; NVIDIA's has these two sub-packages."""
+    from fastplan import doctor
+
+    package = tmp_path / "apex"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('must not be imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "not NVIDIA's" in doctor._apex()
+    for part in ("contrib", "normalization"):
+        (package / part).mkdir()
+    assert doctor._apex() == "NVIDIA's"
+
+
+def test_help_shows_examples(capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(["train", "--help"])
+    assert done.value.code == 0
+    assert "fastplan train --run runs/mine --resume" in capsys.readouterr().out

@@ -1,0 +1,151 @@
+"""A run killed at any moment and resumed ends like one that was never stopped: real processes, SIGKILL."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastplan.rundir import RunDir
+from fastplan.train import checkpoint
+
+SETTINGS = ["plan.max_epochs=3", "train.bn_clips=16", "data.threads=2"]
+TIMES = {"seconds", "data_seconds", "checkpoint"}
+
+
+def command(run: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "fastplan.cli", "train", "--run", str(run), *more]
+
+
+def fresh(run: Path) -> list[str]:
+    return command(run, "--state-graph", "tiny", "--device", "cpu", "--seed", "3", *SETTINGS)
+
+
+def journal_of(run: Path) -> dict:
+    """Everything the journal holds, but for the time it took."""
+    db = sqlite3.connect(run / "journal.sqlite")
+    edges = [json.loads(text) for (text,) in db.execute("select outcome from edges order by source, target")]
+    return {
+        "epochs": db.execute(
+            "select source, target, epoch, accuracy, loss, clip_frames from epochs order by 1, 2, 3"
+        ).fetchall(),
+        "fits": db.execute("select source, target, epoch, fit from fits order by 1, 2, 3").fetchall(),
+        "edges": [{k: v for k, v in edge.items() if k not in TIMES} for edge in edges],
+    }
+
+
+def plan_of(run: Path) -> str:
+    return "".join(line for line in (run / "plan.yaml").open() if not line.startswith("seconds:"))
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(RunDir(run).network_file, torch.device("cpu"))["weights"]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("reference") / "run"
+    subprocess.run(fresh(run), check=True, capture_output=True)
+    return run
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(reference, tmp_path):
+    rng = random.Random(0)
+    run = tmp_path / "run"
+    kills = 0
+    arguments = fresh(run)
+    while kills < 10:
+        process = subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        )
+        for line in process.stdout:  # the moment is random, but after the imports: most of a short run is imports
+            if line.startswith(b"network"):
+                break
+        time.sleep(rng.uniform(0.0, 1.5))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        begun = RunDir.has_run(run)
+        arguments = command(run, "--resume") if begun else fresh(run)
+    assert kills >= 5, "the run was over before it could be killed often enough"
+    done = subprocess.run(command(run, "--resume"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert journal_of(run) == journal_of(reference)
+    assert plan_of(run) == plan_of(reference)
+    ours, theirs = weights_of(run), weights_of(reference)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_finished_run_trains_nothing_again(reference):
+    before = journal_of(reference)
+    done = subprocess.run(command(reference, "--resume"), capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "4 edges finished" in done.stdout and "epoch   1" not in done.stdout
+    assert journal_of(reference) == before
+
+
+def test_checkpoints_that_no_one_needs_are_gone(reference):
+    """After the search only the last state's checkpoint is left (its own, or the parent's where it was skipped)."""
+    assert len(list((reference / "checkpoints").rglob("*.pt"))) == 1
+
+
+def test_another_configuration_is_refused_with_the_keys_that_differ(reference):
+    asked = command(reference, "--resume", "--state-graph", "tiny", "--seed", "4", *SETTINGS, "optim.momentum=0.8")
+    done = subprocess.run(asked, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "seed: 3 -> 4" in done.stderr and "optim.momentum: 0.9 -> 0.8" in done.stderr
+    again = subprocess.run(fresh(reference), capture_output=True, text=True)
+    assert again.returncode == 2 and "holds a run: go on with it by --resume" in again.stderr
+
+
+def test_a_resolved_config_starts_the_same_run_again(reference, tmp_path):
+    """config.yaml of a run, given back as --config, is the whole request."""
+    run = tmp_path / "run"
+    done = subprocess.run(command(run, "--config", str(reference / "config.yaml")), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert journal_of(run) == journal_of(reference)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_plan_is_replayed_without_a_search(reference, tmp_path, exact):
+    run = tmp_path / "run"
+    plan = [str(reference / "plan.yaml")] + (["--exact"] if exact else [])
+    done = subprocess.run(command(run, "--plan", *plan, "--seed", "5"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = [json.loads((path / "results.json").read_text()) for path in (reference, run)]
+    planned, trained = (result["plan"]["legs"] for result in results)
+    assert [leg["state"] for leg in planned] == [leg["state"] for leg in trained]
+    for before, after in zip(planned, trained, strict=True):
+        assert after["epochs"] == before["epochs"] if exact else after["epochs"] <= 2 * before["epochs"]
+    assert results[1]["test"]["videos"] == 48
+    tested = subprocess.run(
+        [sys.executable, "-m", "fastplan.cli", "test", "--run", str(run)], capture_output=True, text=True
+    )
+    top1 = f"video top-1 {100 * results[1]['test']['video_top1']:.1f} %"
+    assert tested.returncode == 0 and top1 in " ".join(tested.stdout.split())
+
+
+def test_a_corrupt_checkpoint_or_journal_is_one_clear_line(reference, tmp_path):
+    for name, message in (("journal.sqlite", "journal"), ("network.pt", "checkpoint")):
+        run = tmp_path / name
+        shutil.copytree(reference, run)
+        (run / name).write_bytes(b"\0" * 5000)
+        words = ["train", "--resume"] if name == "journal.sqlite" else ["test"]
+        done = subprocess.run(
+            [sys.executable, "-m", "fastplan.cli", words[0], "--run", str(run), *words[1:]],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2, done.stderr
+        assert f"the {message}" in done.stderr and "is damaged" in done.stderr and "Traceback" not in done.stderr
