@@ -3,6 +3,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# CUDA=13 swaps the DALI build: an extra of pip can only add packages.
+
 .PHONY: install demo test check fmt clean
 
 install: $(READY)
@@ -10,6 +12,10 @@ install: $(READY)
 $(READY): setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+ifeq ($(CUDA),13)
+	$(BIN)/python -m pip uninstall --quiet --yes nvidia-dali-cuda120
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt nvidia-dali-cuda130
+endif
 	touch $@
 
 demo: $(READY)  ## search the embedded task: makes its videos, finds a plan, trains it

@@ -90,6 +90,8 @@ def _draw_curve(journal: Journal, outcome: Outcome, on_path: bool) -> Figure:
         kept = next(r for r in records if r.epoch == outcome.epochs)
         axes.plot([kept.epoch], [100 * kept.accuracy], "o", ms=9, mfc="none", color="#0f172a", label="kept")
     axes.set(title=f"{outcome.source} → {outcome.target}", xlabel="epoch", ylabel="validation top-1, %")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, high - 5), min(max(high, low + 5), 102))  # a flat curve should look flat
     axes.title.set_fontsize(10)
     axes.legend(fontsize=7, loc="lower right")
     axes.grid(alpha=0.25)
@@ -110,31 +112,22 @@ def _draw_graph(graph: StateGraph, outcomes: list[Outcome], path: set[tuple[str,
         for row, name in enumerate(names)
     }
     found = {(o.source, o.target): o for o in outcomes}
-    width = max(depth.values()) * 2.0 + 2
-    figure, axes = plt.subplots(figsize=(min(width, 12), 1.6 + 0.9 * tallest))
-    figure.subplots_adjust(0.02, 0.02, 0.98, 0.98)
+    rows = [y for _, y in places.values()]
+    figure, axes = plt.subplots(figsize=(min(1.3 * max(depth.values()) + 2, 12), 2.2 + 0.6 * (max(rows) - min(rows))))
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.99)
     for source, target in graph.edges:
         on_path = (source, target) in path
-        axes.annotate(
-            "",
-            xy=places[target],
-            xytext=places[source],
-            arrowprops={
-                "arrowstyle": "-|>",
-                "color": _PATH if on_path else _OTHER,
-                "lw": 2.2 if on_path else 1.2,
-                "shrinkA": 26,
-                "shrinkB": 26,
-                "connectionstyle": "arc3,rad=0.08",
-            },
-        )
+        colour = _PATH if on_path else _OTHER
+        begin, end = np.array(places[source]), np.array(places[target])
+        bend = 0.0 if depth[target] - depth[source] == 1 else -0.25  # around the states in between
+        arrow = {"arrowstyle": "-|>", "color": colour, "lw": 2.2 if on_path else 1.2, "shrinkA": 26, "shrinkB": 30}
+        axes.annotate("", xy=end, xytext=begin, arrowprops={**arrow, "connectionstyle": f"arc3,rad={bend}"})
         outcome = found.get((source, target))
         if outcome is not None:
-            x, y = np.mean([places[source], places[target]], axis=0)
-            axes.text(
-                x, y + 0.12, f"{percent(outcome.accuracy).strip()} %, {outcome.epochs} ep", ha="center", fontsize=7,
-                color=_PATH if on_path else "#475569",
-            )  # fmt: skip
+            (dx, dy), middle = end - begin, (begin + end) / 2
+            x, y = middle + bend / 2 * np.array([dy, -dx])
+            words = f"{percent(outcome.accuracy).strip()} %\n{outcome.epochs} epochs"
+            axes.text(x, y + 0.22, words, ha="center", va="center", fontsize=7, color=colour)
     for name, (x, y) in places.items():
         label = name
         if name != START:
@@ -143,7 +136,7 @@ def _draw_graph(graph: StateGraph, outcomes: list[Outcome], path: set[tuple[str,
         box = {"boxstyle": "round,pad=0.4", "fc": "white", "ec": "#334155"}
         axes.text(x, y, label, ha="center", va="center", fontsize=8, bbox=box)
     axes.set_axis_off()
-    axes.margins(0.15, 0.3)
+    axes.set(xlim=(-0.9, max(depth.values()) * 2.4 + 0.9), ylim=(min(rows) - 0.7, max(rows) + 1.3), aspect="equal")
     return figure
 
 
