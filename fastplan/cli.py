@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.run_command(arguments))
     except UserError as error:
         print(f"fastplan: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"fastplan: {error.strerror}; what was saved is intact: free some space, then --resume", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nfastplan: interrupted; finished epochs are kept: go on with --run DIR --resume", file=sys.stderr)

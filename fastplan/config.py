@@ -116,8 +116,10 @@ class PlanConfig(_Section):
 
     knee: `tolerance`, or `paper` for the published rule. tolerance: accuracy given away at a knee, a fraction.
     attempt_epochs: trained past the knee in a search; replay_attempt_epochs: in a replay. max_epochs: cap of an edge.
+    val_clips: per video in the validation after each epoch; more of them steady the curve of a small validation set.
     scratch_margin: accuracy above chance before a knee is looked for in training from random weights. score: `measured`
-    evaluates the kept checkpoint on `score_clips` clips per video; `fitted` is the paper's fitted maximum. holdout:
+    evaluates the kept checkpoint on `score_clips` clips per video (none of them the validation's own where one number
+    is odd and the other even); `fitted` is the paper's fitted maximum. holdout:
     fraction of the training videos that decide, where there is no validation set.
     """
 
@@ -126,9 +128,10 @@ class PlanConfig(_Section):
     attempt_epochs: Positive = 5
     replay_attempt_epochs: Positive = 3
     max_epochs: Positive = 100
+    val_clips: Positive = 1
     scratch_margin: Fraction = 0.15
     score: Literal["measured", "fitted"] = "measured"
-    score_clips: Positive = 3
+    score_clips: Positive = 4
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
 
 

@@ -135,8 +135,11 @@ class RunDir:
     def log(self, event: str, **fields: Any) -> None:
         """Append one line of JSON to the log."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **fields})
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path / 'log.jsonl'}: {error.strerror}") from None
 
     def _write(self, name: str, text: str) -> None:
         partial = self.path / f"{name}.partial"

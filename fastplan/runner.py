@@ -205,7 +205,7 @@ class Runner:
         self.watcher.begin_edge(source, state, max(len(records) - 1, 0), rules.max_epochs)
         self._resume_edge(source, state, parent, records)
         if not records:
-            score = self._trainer.validate()
+            score = self._trainer.validate(views=plan.val_clips)
             records = [EpochRecord(0, score.video_top1, math.nan, 0, 0.0, 0.0)]
             self.journal.record_epoch(source, state.name, records[0])
         while True:
@@ -235,7 +235,11 @@ class Runner:
         self, source: str, state: State, stream: str, epoch: int, schedule: Callable[[float], float] | None
     ) -> EpochRecord:
         stats = self._trainer.train_epoch(stream, epoch, lr_scale=schedule)
-        accuracy = self._trainer.validate().video_top1 if math.isfinite(stats.loss) else math.nan
+        accuracy = (
+            self._trainer.validate(views=self.config.plan.val_clips).video_top1
+            if math.isfinite(stats.loss)
+            else math.nan
+        )
         weights, optimizer = (
             self.rundir.checkpoint_file(source, state.name, epoch),
             self.rundir.optimizer_file(source, state.name, epoch),

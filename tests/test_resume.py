@@ -50,41 +50,67 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(RunDir(run).network_file, torch.device("cpu"))["weights"]
 
 
+def wait_for_epochs(process: subprocess.Popen, epochs: int) -> None:
+    """Read the output up to that many finished epochs, or to the last of the first lines for none."""
+    wanted = b"  epoch" if epochs else b"network"
+    left = max(epochs, 1)
+    for line in process.stdout:
+        left -= line.startswith(wanted)
+        if left == 0:
+            return
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory) -> Path:
+    """A run never stopped."""
     run = tmp_path_factory.mktemp("reference") / "run"
     subprocess.run(fresh(run), check=True, capture_output=True)
     return run
 
 
-@pytest.mark.slow
-def test_ten_kills_at_random_moments_change_nothing(reference, tmp_path):
-    rng = random.Random(0)
-    run = tmp_path / "run"
-    kills = 0
-    arguments = fresh(run)
-    while kills < 10:
-        process = subprocess.Popen(
-            arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-        )
-        for line in process.stdout:  # the moment is random, but after the imports: most of a short run is imports
-            if line.startswith(b"network"):
-                break
-        time.sleep(rng.uniform(0.0, 1.5))
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-        begun = RunDir.has_run(run)
-        arguments = command(run, "--resume") if begun else fresh(run)
-    assert kills >= 5, "the run was over before it could be killed often enough"
-    done = subprocess.run(command(run, "--resume"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+def start(arguments: list[str]) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+
+
+def assert_same_end(run: Path, reference: Path) -> None:
     assert journal_of(run) == journal_of(reference)
     assert plan_of(run) == plan_of(reference)
     ours, theirs = weights_of(run), weights_of(reference)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(reference, tmp_path):
+    """Each after 0 to 2 more epochs and a random part of a second: in training, validation, saving or committing."""
+    rng = random.Random(0)
+    run = tmp_path / "run"
+    for _ in range(10):
+        process = start(command(run, "--resume") if RunDir.has_run(run) else fresh(run))
+        wait_for_epochs(process, rng.choice([0, 1, 1, 2]))
+        time.sleep(rng.uniform(0, 0.4))
+        assert process.poll() is None, process.stdout.read()
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    epochs = len(journal_of(run)["epochs"])
+    assert 3 <= epochs < len(journal_of(reference)["epochs"]), "the kills fell before or after all of the work"
+    done = subprocess.run(command(run, "--resume"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_end(run, reference)
+
+
+def test_a_full_disk_is_one_clear_line_and_loses_nothing(reference, tmp_path):
+    """No file above 300 kB, so the first checkpoint cannot be written; with space again it ends like any other."""
+    run = tmp_path / "run"
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000));"
+    limited += "from fastplan.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", limited, *fresh(run)[3:]]
+    full = subprocess.run(words, capture_output=True, text=True)
+    assert full.returncode == 2
+    assert "cannot write" in full.stderr and "--resume" in full.stderr and "Traceback" not in full.stderr
+    done = subprocess.run(command(run, "--resume"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(run, reference)
 
 
 def test_a_finished_run_trains_nothing_again(reference):
