@@ -19,12 +19,14 @@ setup(
         "fastplan.planner",
         "fastplan.report",
         "fastplan.train",
+        "fastplan.benchmarks",
         "fastplan.configs",
     ],
     # The top-level folders `kernels`, `configs` and `benchmarks` install inside the fastplan package:
     # `kernels` alone is the import name of another package on PyPI.
     package_dir={
         "fastplan": "fastplan",
+        "fastplan.benchmarks": "benchmarks",
         "fastplan.configs": "configs",
     },
     package_data={"fastplan.configs": ["*.yaml", "state_graphs/*.yaml", "plans/*.yaml"]},

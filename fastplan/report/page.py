@@ -121,7 +121,9 @@ def _draw_graph(graph: StateGraph, outcomes: list[Outcome], path: set[tuple[str,
         begin, end = np.array(places[source]), np.array(places[target])
         bend = 0.0 if depth[target] - depth[source] == 1 else -0.25  # around the states in between
         arrow = {"arrowstyle": "-|>", "color": colour, "lw": 2.2 if on_path else 1.2, "shrinkA": 26, "shrinkB": 30}
-        axes.annotate("", xy=tuple(end), xytext=tuple(begin), arrowprops={**arrow, "connectionstyle": f"arc3,rad={bend}"})
+        axes.annotate(
+            "", xy=tuple(end), xytext=tuple(begin), arrowprops={**arrow, "connectionstyle": f"arc3,rad={bend}"}
+        )
         outcome = found.get((source, target))
         if outcome is not None:
             (dx, dy), middle = end - begin, (begin + end) / 2
