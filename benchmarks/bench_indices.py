@@ -37,10 +37,8 @@ def main() -> None:
         begin = time.perf_counter()
         frame_indices(durations_N, spec, positions_NS)
         seconds.append(time.perf_counter() - begin)
-    processor = next(
-        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x),
-        platform.machine(),
-    )
+    facts = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next((line.split(":")[1].strip() for line in facts if "model name" in line), platform.machine())
     print(
         f"{VIDEOS:,} videos x {spec.length} frames: median {1e3 * np.median(seconds):.0f} ms "
         f"({1e3 * min(seconds):.0f} to {1e3 * max(seconds):.0f}, n={REPEATS}), {processor}, numpy {np.__version__}"
