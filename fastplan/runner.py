@@ -220,7 +220,7 @@ class Runner:
             epoch = records[-1].epoch
             self.journal.record_fit(source, state.name, epoch, fit)
             if rules.exact and fit.status != "nonfinite":
-                stop = Stop.KNEE if epoch >= rules.max_epochs else Stop.TRAIN
+                stop = Stop.PLANNED if epoch >= rules.max_epochs else Stop.TRAIN
             else:
                 stop = should_stop(accuracies, fit, attempt_epochs=rules.attempt_epochs, max_epochs=rules.max_epochs)
             self.watcher.epoch(records[-1], fit, stop)

@@ -14,7 +14,7 @@ from platformdirs import user_cache_path
 from fastplan.config import DataConfig
 from fastplan.data.index import VideoIndex, build_index, carve
 from fastplan.data.lists import read_videos
-from fastplan.data.synthetic import TASKS, make_task
+from fastplan.data.synthetic import TASKS, make_task, task_folder
 from fastplan.errors import UserError
 
 Progress = Callable[[str, int], Callable[[], None]]
@@ -46,9 +46,10 @@ def open_splits(data: DataConfig, *, holdout: float, seed: int, threads: int, pr
 
     if data.train is None:
         total = sum(getattr(TASKS[data.embedded], split) for split in ("train", "val", "test"))
-        made = (cache / "tasks").exists()
-        step = progress("Checking the embedded videos" if made else "Making the embedded videos", total)
-        folder = make_task(data.embedded, cache / "tasks", workers=threads, on_video=step)
+        folder = task_folder(data.embedded, cache / "tasks")
+        if not folder.exists():
+            step = progress("Making the embedded videos", total)
+            make_task(data.embedded, cache / "tasks", workers=threads, on_video=step)
         parts = {split: index_of(folder / split, f"{split} videos") for split in ("train", "val", "test")}
         return Splits(parts["train"], parts["val"], parts["test"], f"embedded task '{data.embedded}'")
 

@@ -48,22 +48,26 @@ class TaskSpec:
     seed: int = 0
 
 
-TASKS: dict[Literal["default", "tiny"], TaskSpec] = {
+TaskName = Literal["default", "tiny"]
+
+TASKS: dict[TaskName, TaskSpec] = {
     "default": TaskSpec(train=960, val=360, test=360, sprites=3, noise=5.0, clutter=10.0),
     "tiny": TaskSpec(train=96, val=48, test=48, sprites=5, noise=4.0, clutter=8.0),
 }
 
 
-def make_task(
-    name: Literal["default", "tiny"], cache_dir: Path, *, workers: int, on_video: Callable[[], None] = lambda: None
-) -> Path:
-    """Return the folder of the task, with `train`, `val` and `test` as folders per class; make it where it is missing.
+def task_folder(name: TaskName, cache_dir: Path) -> Path:
+    """Where a task's videos are, once they are made: `train`, `val` and `test`, each a folder per class."""
+    return cache_dir / f"embedded-{name}-v{_FORMAT}"
 
-    on_video: called once per video made. The folder appears under its name only when it is complete.
+
+def make_task(name: TaskName, cache_dir: Path, *, workers: int, on_video: Callable[[], None] = lambda: None) -> Path:
+    """Make the videos of a task where they are missing; returns `task_folder`, which appears when it is complete.
+
+    on_video: called once per video made.
     """
-    spec = TASKS[name]
-    folder = cache_dir / f"embedded-{name}-v{_FORMAT}"
-    if (folder / "task.json").exists():
+    spec, folder = TASKS[name], task_folder(name, cache_dir)
+    if folder.exists():
         return folder
     cache_dir.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache_dir))

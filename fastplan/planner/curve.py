@@ -28,6 +28,7 @@ class Stop(str, Enum):
     TRAIN = "train"
     KNEE = "knee"
     CAP = "cap"
+    PLANNED = "planned"
     DIVERGED = "diverged"
 
 

@@ -21,7 +21,8 @@ PLAN_FORMAT = 1
 class Outcome:
     """What exploring one edge gave.
 
-    status: `knee` (converged), `cap` (stopped at max_epochs: its accuracy is a lower bound) or `diverged`.
+    status: `knee` (converged), `cap` (stopped at max_epochs: its accuracy is a lower bound), `planned` (a replay of
+        exactly so many epochs) or `diverged`.
     epochs: of the checkpoint that is kept, 0 where the source's weights were better.
     trained: epochs trained in all.
     accuracy, stderr: of the kept checkpoint, fractions; nan where it diverged.
@@ -32,7 +33,7 @@ class Outcome:
 
     source: str
     target: str
-    status: Literal["knee", "cap", "diverged"]
+    status: Literal["knee", "cap", "planned", "diverged"]
     epochs: int
     trained: int
     accuracy: float
