@@ -65,7 +65,7 @@ def _edge_table(outcomes: list[Outcome], path: set[tuple[str, str]]) -> str:
     rows = ["<tr><th>edge<th>top-1 %<th>±<th>kept epoch<th>trained<th>ended<th>clip-frames<th>seconds</tr>"]
     for o in outcomes:
         mark = " class='path'" if (o.source, o.target) in path else ""
-        ended = {"knee": "knee", "cap": "cap (not converged)", "diverged": "diverged"}[o.status]
+        ended = "cap (not converged)" if o.status == "cap" else o.status
         cells = [percent(o.accuracy), percent(o.stderr), o.epochs, o.trained, ended, f"{o.cost:,}", f"{o.seconds:.0f}"]
         name = html.escape(f"{o.source} → {o.target}")
         rows.append(f"<tr{mark}><td>{name}" + "".join(f"<td>{cell}" for cell in cells) + "</tr>")

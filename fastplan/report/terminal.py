@@ -84,10 +84,12 @@ class Terminal:
         """One line about a finished epoch."""
         self._epoch = record.epoch
         words = {
-            Stop.TRAIN: _knee_words(fit),
-            Stop.KNEE: f"stop: knee at {fit.knee}" if fit.knee is not None else "done",
+            Stop.TRAIN: f"knee at {fit.knee}" if fit.knee is not None else fit.explanation,
+            Stop.KNEE: f"stop: knee at {fit.knee}",
+            Stop.CAP: "stop: most epochs reached",
+            Stop.PLANNED: "stop: as planned",
+            Stop.DIVERGED: f"stop: {fit.explanation}",
         }
-        words |= {Stop.CAP: "stop: most epochs reached", Stop.DIVERGED: f"stop: {fit.explanation}"}
         loss = f"loss {record.loss:6.3f}" if math.isfinite(record.loss) else "before training"
         waiting = f", {record.data_seconds / record.seconds:.0%} waiting for clips" if record.seconds > 0 else ""
         self.console.print(
@@ -183,7 +185,7 @@ def search_table(outcomes: Sequence[Outcome], final: Reached | None) -> Table:
         table.add_column(
             column, justify="left" if column in ("edge", "ended", "path") else "right", no_wrap=column == "edge"
         )
-    ended = {"knee": "knee", "cap": "cap, not converged", "diverged": "diverged"}
+    ended = {"knee": "knee", "cap": "cap, not converged", "planned": "as planned", "diverged": "diverged"}
     for outcome in outcomes:
         table.add_row(
             f"{outcome.source} -> {outcome.target}",
@@ -217,7 +219,3 @@ def evaluation_line(title: str, result: Evaluation, clips: int) -> str:
         f"(± {percent(result.stderr).strip()}, {result.videos} videos x {clips} clips), "
         f"top-5 {percent(result.video_top5).strip()} %, clip top-1 {percent(result.clip_top1).strip()} %"
     )
-
-
-def _knee_words(fit: KneeFit) -> str:
-    return f"knee at {fit.knee}" if fit.knee is not None else fit.explanation
