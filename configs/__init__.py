@@ -2,16 +2,22 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from fastplan.errors import UserError, nearest
 
 
-def shipped(kind: str) -> dict[str, Path]:
-    """Shipped files of a kind (`state_graphs` or `plans`) by name."""
-    return {path.stem: path for path in sorted((Path(str(files(__package__))) / kind).glob("*.yaml"))}
+def default_file() -> Path:
+    """Every setting with its default."""
+    return _folder() / "default.yaml"
 
 
-def find(kind: str, name: str) -> Path:
+def shipped(kind: Literal["state_graphs", "plans"]) -> dict[str, Path]:
+    """Shipped files of a kind by name."""
+    return {path.stem: path for path in sorted((_folder() / kind).glob("*.yaml"))}
+
+
+def find(kind: Literal["state_graphs", "plans"], name: str) -> Path:
     """A file of the user's by path, or a shipped one by name. Raises `UserError` where there is neither."""
     if Path(name).suffix in (".yaml", ".yml") or "/" in name:
         if not Path(name).is_file():
@@ -22,3 +28,7 @@ def find(kind: str, name: str) -> Path:
         what = kind.replace("_", " ").rstrip("s")
         raise UserError(f"there is no shipped {what} '{name}'{nearest(name, known)}")
     return known[name]
+
+
+def _folder() -> Path:
+    return Path(str(files(__package__)))

@@ -125,9 +125,9 @@ def _request(arguments: argparse.Namespace) -> "Request":
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from fastplan.commands import train
     from fastplan.launch import open_run
     from fastplan.report.terminal import Terminal
-    from fastplan.run import train
 
     rundir, task, resumed = open_run(_request(arguments), arguments.run, resume=arguments.resume)
     with Terminal() as terminal:
@@ -153,8 +153,8 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _test(arguments: argparse.Namespace) -> int:
+    from fastplan.commands import test
     from fastplan.report.terminal import Terminal
-    from fastplan.run import test
 
     with Terminal() as terminal:
         return test(arguments.run, arguments.data, arguments.clips, terminal)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastplan.config import RunConfig, build_config, differences, parse_override, read_settings
-from fastplan.configs import find
+from fastplan.configs import default_file, find
 from fastplan.errors import UserError
 from fastplan.planner.search import Plan
 from fastplan.planner.states import State, StateGraph, load_graph
@@ -30,15 +30,10 @@ class Request:
 
     def flags(self) -> dict[str, Any]:
         """The flags as settings."""
-        settings: dict[str, Any] = {"state_graph": self.state_graph, "replay": self.plan, "device": self.device}
-        settings |= {"seed": self.seed, "exact": self.exact or None}
-        data = {"train": self.data, "val": self.val}
-        return {
-            **{key: value for key, value in settings.items() if value is not None},
-            **(
-                {"data": {key: value for key, value in data.items() if value is not None}} if any(data.values()) else {}
-            ),
-        }
+        top = {"state_graph": self.state_graph, "replay": self.plan, "device": self.device, "seed": self.seed}
+        top["exact"] = self.exact or None
+        data = {key: value for key, value in (("train", self.data), ("val", self.val)) if value is not None}
+        return {key: value for key, value in top.items() if value is not None} | ({"data": data} if data else {})
 
     @property
     def says_something(self) -> bool:
@@ -93,7 +88,7 @@ def resolve(request: Request) -> Task:
         plan = Plan.load(find("plans", asked["replay"]))
         below = (f"plan '{asked['replay']}'", plan.config)
     layers: Sequence[tuple[str, Mapping[str, Any]]] = [
-        ("default.yaml", read_settings(find("", "default"))),
+        ("default.yaml", read_settings(default_file())),
         below,
         (str(request.config), own),
         ("command line", {**request.flags(), **asked}),

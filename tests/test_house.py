@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from fastplan.config import RunConfig, build_config, differences, read_settings
-from fastplan.configs import find, shipped
+from fastplan.configs import default_file, shipped
 from fastplan.planner.search import Plan
 
 ROOT = Path(__file__).parents[1]
@@ -15,7 +15,7 @@ SOURCES = sorted((ROOT / "fastplan").rglob("*.py"))
 
 
 def test_default_yaml_is_every_default():
-    content = read_settings(find("", "default"))
+    content = read_settings(default_file())
     assert differences(RunConfig(), build_config([("default.yaml", content)])) == []
 
     def keys(tree, above=""):
