@@ -22,6 +22,7 @@ from fastplan.data.reading import demuxed_frames, packet_frames
 _SEARCH_BYTES = 64  # Matroska gives the position of the block, with the packet a few bytes behind it
 _FIRST_TRIED = (0, 3, 7, 11)  # pictures of the first try, with gaps so that unreferenced ones are left out
 _KEYS_TRIED = 3
+_OPEN_KEYS_TRIED = 6  # of open groups: x265 4.2 wrote some whose later pictures refer to the group before
 _AFTER_KEY = (0, 1, 4)
 _FATAL_SIDE_DATA = ("new_extradata", "param_change", "palette")
 
@@ -233,11 +234,8 @@ def _tried(path: str, table: PacketTable, seen: _Seen) -> dict[int, int] | None:
     """Checksums of pictures decoded from packets alone: the first few, and some right after keys."""
     keys = np.flatnonzero(table.has(KEY))
     open_keys = keys[~table.has(IDR)[keys]]
-    chosen = {
-        int(k[i])
-        for k in (keys, open_keys)
-        if len(k)
-        for i in np.linspace(0, len(k) - 1, _KEYS_TRIED).round().astype(int)
+    chosen = {int(row) for row in _spread(keys, _KEYS_TRIED)} | {
+        int(row) for row in _spread(open_keys, _OPEN_KEYS_TRIED)
     }
     tries = [list(_FIRST_TRIED)]
     for row in sorted(chosen):
@@ -258,20 +256,29 @@ def _tried(path: str, table: PacketTable, seen: _Seen) -> dict[int, int] | None:
     return got
 
 
+def _spread(rows: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """At most `count` of the rows, evenly spread, the first and the last among them."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64))]
+
+
 def _same(got: dict[int, int] | None, seen: _Seen) -> bool:
     return got is not None and all(seen.checks[rank] == check for rank, check in got.items())
 
 
 def _seeks_well(path: str, seen: _Seen, start: int, step: int) -> bool:
-    """Whether the demuxer finds the right pictures in the middle and near the end."""
-    for first in {len(seen.rows) // 2, len(seen.rows) * 9 // 10}:
+    """Whether the demuxer finds the right pictures in the middle, near the end and at the end."""
+    total = len(seen.rows)
+    for first in sorted({total // 2, total * 9 // 10, total - 1}):
+        last = min(first + 3, total - 1)
+        found: dict[int, int] = {}
         try:
             for rank, frame in demuxed_frames(path, first, start_pts=start, pts_step=step):
-                if rank >= first and seen.checks[rank] != _check(frame):
-                    return False
-                if rank >= first + 4:
+                found[rank] = _check(frame)
+                if rank >= last:
                     break
-        except (OSError, av.FFmpegError, ValueError, IndexError):
+        except (OSError, av.FFmpegError, ValueError):
+            return False
+        if any(found.get(rank) != seen.checks[rank] for rank in range(first, last + 1)):
             return False
     return True
 
