@@ -1,8 +1,8 @@
 """The host decoder: the exact frames of one clip, with PyAV.
 
-Frames are counted in presentation order, as a full decode gives them. Where timestamps are regular the decoder seeks
-to the keyframe before the clip; else it counts from the beginning. Decoding releases the interpreter lock, so threads
-decode in parallel, one clip each.
+Frames are counted in presentation order, as a full decode gives them. Where the index holds a packet table, a bare
+decoder is fed the packets that the clip needs and no others; else the demuxer seeks to the keyframe before the clip,
+or counts from the beginning. Decoding releases the interpreter lock, so threads decode in parallel, one clip each.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,8 @@ import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from fastplan.data.index import VideoInfo
+from fastplan.data.packets import PacketTable
+from fastplan.data.reading import demuxed_frames, packet_frames
 
 
 class DecodeError(RuntimeError):
@@ -22,21 +24,21 @@ class DecodeError(RuntimeError):
 def decode_clip(video: VideoInfo, frames_T: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
     """Decode the frames at `frames_T` (any order, repeats allowed) as uint8 [T, height, width, 3], RGB.
 
-    Raises `DecodeError` where the file is gone, broken, or has fewer frames than the index says.
+    Raises `DecodeError` where the file is gone, broken, changed, or has fewer frames than are asked for.
     """
     places: dict[int, list[int]] = {}
     for place, index in enumerate(frames_T.tolist()):
         places.setdefault(index, []).append(place)
     clip_THWC = np.empty((len(frames_T), video.height, video.width, 3), np.uint8)
     reformatter = VideoReformatter()  # one per clip: frame.to_ndarray would set up a scaler for every frame
-    last = max(places)
+    if places and not (min(places) >= 0 and max(places) < video.frames):
+        raise DecodeError(f"{video.path}: frames {min(places)} to {max(places)} of {video.frames} are asked for")
     try:
-        with av.open(video.path, metadata_errors="replace") as container:
-            for index, frame in _frames_from(container, video, min(places)):
-                if index in places:
-                    clip_THWC[places.pop(index)] = _to_rgb(frame, reformatter, video.rotation)
-                if index >= last:
-                    break
+        for index, frame in _frames(video, places):
+            if index in places:
+                clip_THWC[places.pop(index)] = _to_rgb(frame, reformatter, video)
+            if not places:
+                break
     except (OSError, av.FFmpegError, ValueError) as error:
         raise DecodeError(f"{video.path}: {error}") from error
     if places:
@@ -44,30 +46,25 @@ def decode_clip(video: VideoInfo, frames_T: npt.NDArray[np.integer]) -> npt.NDAr
     return clip_THWC
 
 
-def _frames_from(
-    container: av.container.InputContainer, video: VideoInfo, first: int
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(index, frame) in presentation order, beginning at or before `first`."""
-    stream = container.streams.video[0]
-    stream.thread_type = "NONE"
-    if first == 0 or video.pts_step == 0:
-        yield from enumerate(container.decode(stream))
-        return
-    container.seek(video.start_pts + first * video.pts_step, stream=stream, backward=True)
-    landed = False
-    for frame in container.decode(stream):
-        index, off_grid = divmod((frame.pts or 0) - video.start_pts, video.pts_step)
-        if not landed and (index > first or off_grid):
-            container.seek(0, stream=stream, backward=True)
-            yield from enumerate(container.decode(stream))
-            return
-        landed = True
-        yield index, frame
+def _frames(video: VideoInfo, places: dict[int, list[int]]) -> Iterator[tuple[int, av.VideoFrame]]:
+    if not places:
+        return iter(())
+    if video.packets:
+        return packet_frames(video.path, PacketTable.unpack(video.packets), tuple(places))
+    return demuxed_frames(video.path, min(places), start_pts=video.start_pts, pts_step=video.pts_step)
 
 
-def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, rotation: int) -> npt.NDArray[np.uint8]:
-    rgb = reformatter.reformat(frame, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1)
+def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, video: VideoInfo) -> npt.NDArray[np.uint8]:
+    turned = video.rotation in (90, 270)
+    rgb = reformatter.reformat(
+        frame,
+        width=video.height if turned else video.width,  # as the first picture: a stream may change its size
+        height=video.width if turned else video.height,
+        format="rgb24",
+        interpolation=Interpolation.BILINEAR,
+        threads=1,
+    )
     plane = rgb.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(rgb.height, plane.line_size)
     picture_HWC = rows[:, : rgb.width * 3].reshape(rgb.height, rgb.width, 3)
-    return np.rot90(picture_HWC, rotation // 90) if rotation else picture_HWC
+    return np.rot90(picture_HWC, video.rotation // 90) if video.rotation else picture_HWC

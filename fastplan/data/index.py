@@ -1,24 +1,28 @@
 """What truly decodes: every video is decoded once, and what was seen is cached by path, size and time of change.
 
 Headers are not believed: containers without frame counts, or with one frame too many, are common. The index also says
-how a frame is found again: by its timestamp where timestamps are regular, else by counting from the beginning.
+how a frame is found again: from its packets where a packet table could be made, else by its timestamp where timestamps
+are regular, else by counting from the beginning.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import numpy.typing as npt
 
 from fastplan.data.lists import VideoList
+from fastplan.data.scan import scan
 from fastplan.errors import UserError
 
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class VideoInfo:
 
     frames: that a full decode gives. fps: average, 0 where unknown. width, height: in pixels, as shown (rotated).
     rotation: degrees, counter-clockwise, that the container asks for. start_pts, pts_step: timestamp of frame i is
-    start_pts + i * pts_step; pts_step is 0 where that does not hold or a seek is known to be wrong.
+    start_pts + i * pts_step; pts_step is 0 where that does not hold or a seek is known to be wrong. packets: the packed
+    `PacketTable`, empty where clips go through the demuxer; `fallback` then says why.
     """
 
     path: str
@@ -39,6 +44,8 @@ class VideoInfo:
     rotation: int
     start_pts: int
     pts_step: int
+    packets: bytes = field(default=b"", repr=False)
+    fallback: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,29 +131,25 @@ def build_index(
 def probe(path: Path) -> VideoInfo | BadVideo:
     """Decode a whole video and say what is in it."""
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            if not container.streams.video:
-                return BadVideo(str(path), "has no video stream")
-            stream = container.streams.video[0]
-            stream.thread_type = "NONE"
-            pts: list[int | None] = []
-            rotation, pixels = 0, ""
-            for frame in container.decode(stream):
-                if not pts:
-                    rotation, pixels = round(frame.rotation) % 360, frame.format.name
-                    width, height = frame.width, frame.height
-                pts.append(frame.pts)
-            codec, fps = stream.codec_context.name, float(stream.average_rate or 0)
+        found = scan(path)
     except (OSError, av.FFmpegError, ValueError) as error:
         return BadVideo(str(path), _reason(error))
-    if not pts:
-        return BadVideo(str(path), "no frame decodes")
-    if rotation in (90, 270):
-        width, height = height, width
-    start, step = _regular(pts)
-    if codec == "h264" and "444" in pixels:
-        step = 0  # x264's 4:4:4 pictures depend on a message in the first packet: every seek decodes them wrongly
-    return VideoInfo(str(path), len(pts), fps, width, height, codec, rotation, start, step)
+    if found is None:
+        return BadVideo(str(path), "has no video stream, or none that decodes")
+    width, height = (found.height, found.width) if found.rotation in (90, 270) else (found.width, found.height)
+    return VideoInfo(
+        str(path),
+        found.frames,
+        found.fps,
+        width,
+        height,
+        found.codec,
+        found.rotation,
+        found.start_pts,
+        found.pts_step,
+        found.table.pack() if found.table else b"",
+        found.fallback,
+    )
 
 
 def carve(
@@ -180,33 +183,63 @@ def carve(
 
 
 class _ProbeCache:
-    """A JSON file per list of paths; an entry holds while the file's size and time of change do."""
+    """A JSON file per list of paths, packet tables in one binary file beside it.
+
+    An entry holds while its video's size and time of change do. The JSON file names the binary file and appears after
+    it, so whoever reads it at any moment finds tables that belong to it, or none and probes again.
+    """
 
     def __init__(self, folder: Path, paths: Iterable[Path]) -> None:
         key = hashlib.sha256("\n".join(str(p.resolve()) for p in paths).encode()).hexdigest()[:24]
         self._file = folder / f"index-{key}.json"
+        self._entries: dict[str, Any] = {}
+        self._packets = b""
+        self._packets_name = ""
         try:
             content = json.loads(self._file.read_text(encoding="utf-8"))
-            self._entries = content["entries"] if content["format"] == _CACHE_FORMAT else {}
+            if content["format"] == _CACHE_FORMAT:
+                self._packets_name = content["packets"]
+                self._packets = (folder / self._packets_name).read_bytes()
+                self._entries = content["entries"]
         except (OSError, ValueError, KeyError, TypeError):
             self._entries = {}  # no cache yet, or a damaged one: probing again makes it anew
 
     def get(self, path: Path) -> VideoInfo | None:
         entry = self._entries.get(str(path))
-        return VideoInfo(**entry["info"]) if entry and entry["stamp"] == _stamp(path) else None
+        if not entry or entry["stamp"] != _stamp(path):
+            return None
+        begin, end = entry["packets"]
+        if end > len(self._packets):
+            return None
+        return VideoInfo(**entry["info"], packets=self._packets[begin:end])
 
     def put(self, paths: Iterable[Path], probed: Iterable[VideoInfo | BadVideo]) -> None:
-        entries = {
-            str(path): {"stamp": _stamp(path), "info": asdict(found)}
-            for path, found in zip(paths, probed, strict=True)
-            if isinstance(found, VideoInfo)
-        }
-        if entries == self._entries:
+        entries: dict[str, Any] = {}
+        tables: list[bytes] = []
+        total = 0
+        for path, found in zip(paths, probed, strict=True):
+            if isinstance(found, VideoInfo):
+                info = {name: value for name, value in vars(found).items() if name != "packets"}
+                place = [total, total + len(found.packets)]
+                entries[str(path)] = {"stamp": _stamp(path), "info": info, "packets": place}
+                tables.append(found.packets)
+                total = place[1]
+        packets = b"".join(tables)
+        if entries == self._entries and packets == self._packets:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps({"format": _CACHE_FORMAT, "entries": entries}), encoding="utf-8")
-        partial.replace(self._file)
+        name = f"{self._file.stem}-{hashlib.sha256(packets).hexdigest()[:12]}.packets"
+        _replace(self._file.with_name(name), packets)
+        content = {"format": _CACHE_FORMAT, "packets": name, "entries": entries}
+        _replace(self._file, json.dumps(content).encode())
+        if self._packets_name not in ("", name):
+            self._file.with_name(self._packets_name).unlink(missing_ok=True)
+
+
+def _replace(file: Path, content: bytes) -> None:
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial.write_bytes(content)
+    partial.replace(file)
 
 
 def _stamp(path: Path) -> list[int]:
@@ -215,14 +248,6 @@ def _stamp(path: Path) -> list[int]:
     except OSError:
         return []
     return [status.st_size, status.st_mtime_ns]
-
-
-def _regular(pts: list[int | None]) -> tuple[int, int]:
-    if len(pts) < 2 or pts[0] is None or pts[1] is None:
-        return 0, 0
-    start, step = pts[0], pts[1] - pts[0]
-    regular = step > 0 and all(p == start + i * step for i, p in enumerate(pts))
-    return (start, step) if regular else (0, 0)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,157 @@
+"""The packet table of one video: where each packet lies in the file, and in which order its picture is shown.
+
+With it a clip is decoded from exactly the packets it needs, without a demuxer, at a cost that does not depend on the
+clip's place in the video. Shape suffixes: P packets in file (decoding) order, R pictures in presentation order.
+"""
+
+import json
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+KEY, IDR, NONREF, DISCARD, PICTURE = 1, 2, 4, 8, 16
+
+_COLUMNS = (("gap", "<i8"), ("size", "<i4"), ("lead", "<i4"), ("flags", "u1"))
+
+
+class Coding(NamedTuple):
+    """What a bare decoder must be told before the first packet.
+
+    tag: four-character code, empty where the decoder must not see it. extradata: hexadecimal. width, height: in pixels
+    as coded, before rotation. colours: FFmpeg's numbers of range, primaries, transfer curve and matrix, which the
+    container may know and the bitstream not. prime: decode the first packet of the file before any other.
+    """
+
+    codec: str
+    tag: str
+    extradata: str
+    width: int
+    height: int
+    colours: tuple[int, int, int, int]
+    prime: bool
+
+
+class Run(NamedTuple):
+    """Rows `start` to `stop` (exclusive) of a table, to be decoded in one go for the pictures `wanted`."""
+
+    start: int
+    stop: int
+    wanted: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class PacketTable:
+    """Packets of one file.
+
+    file_bytes: size of the file the table was made from. offset_P: int64, in bytes. size_P: int32, in bytes.
+    order_P: int32, place in presentation order among all packets, pictures or not. flags_P: uint8, a sum of KEY
+    (decoding may start here), IDR (nothing decoded later refers to what came before), NONREF (no other picture refers
+    to this one), DISCARD (decoded, but cut off by an edit list), PICTURE (shown).
+    """
+
+    coding: Coding
+    file_bytes: int
+    offset_P: npt.NDArray[np.int64]
+    size_P: npt.NDArray[np.int32]
+    order_P: npt.NDArray[np.int32]
+    flags_P: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.offset_P)
+
+    def has(self, flag: int) -> npt.NDArray[np.bool_]:
+        """Which packets carry `flag`, bool [P]."""
+        return (self.flags_P & flag) != 0
+
+    @cached_property
+    def row_R(self) -> npt.NDArray[np.int64]:
+        """The packet of each picture."""
+        row_of_place = np.empty(len(self), np.int64)
+        row_of_place[self.order_P] = np.arange(len(self))
+        return row_of_place[self.has(PICTURE)[row_of_place]]
+
+    @cached_property
+    def rank_P(self) -> npt.NDArray[np.int64]:
+        """Place of each packet's picture in presentation order, -1 where it shows none."""
+        rank_P = np.full(len(self), -1, np.int64)
+        rank_P[self.row_R] = np.arange(len(self.row_R))
+        return rank_P
+
+    def start_rows(self, ranks: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """Where decoding must start for each picture: the last key that is shown no later than it.
+
+        The last key *before it in the file* would not do: pictures that follow the key of an open group but are shown
+        before it refer to the group before.
+        """
+        keys = np.flatnonzero(self.has(KEY))
+        place = np.searchsorted(self.order_P[keys], self.order_P[self.row_R[ranks]], side="right") - 1
+        return keys[np.maximum(place, 0)]
+
+    def runs(self, ranks: Iterable[int]) -> list[Run]:
+        """The stretches of packets that give the pictures `ranks`, in file order, each beginning with a key."""
+        ordered = np.unique(np.fromiter(ranks, np.int64))
+        runs: list[Run] = []
+        stops = (self.row_R[ordered] + 1).tolist()
+        for rank, start, stop in zip(ordered.tolist(), self.start_rows(ordered).tolist(), stops, strict=True):
+            if runs and start <= runs[-1].stop:
+                last = runs[-1]
+                runs[-1] = Run(last.start, max(last.stop, stop), (*last.wanted, rank))
+            else:
+                runs.append(Run(start, stop, (rank,)))
+        return runs
+
+    def needed(self, run: Run, *, drop_nonref: bool = True) -> npt.NDArray[np.int64]:
+        """Rows of `run` that its wanted pictures depend on.
+
+        Left out are pictures shown before the run's key, whose references lie before it, and with `drop_nonref`
+        pictures to which no other refers and that nobody wants.
+        """
+        rows = np.arange(run.start, run.stop)
+        flags = self.flags_P[rows]
+        leading = ((flags & (PICTURE | DISCARD)) != 0) & (self.order_P[rows] < self.order_P[run.start])
+        dropped = leading
+        if drop_nonref:
+            unwanted = np.ones(len(rows), bool)
+            unwanted[self.row_R[list(run.wanted)] - run.start] = False
+            dropped = leading | (unwanted & ((flags & NONREF) != 0))
+        return rows[~dropped]
+
+    def pack(self) -> bytes:
+        """The table as a few bytes per packet, for the index cache."""
+        header = json.dumps([self.file_bytes, len(self), self.coding]).encode()
+        end_P = np.concatenate([[0], self.offset_P[:-1] + self.size_P[:-1]])
+        values = (self.offset_P - end_P, self.size_P, self.order_P - np.arange(len(self)), self.flags_P)
+        body = b"".join(value.astype(kind).tobytes() for value, (_, kind) in zip(values, _COLUMNS, strict=True))
+        return zlib.compress(len(header).to_bytes(4, "little") + header + body, 6)
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> "PacketTable":
+        """The table that `pack` wrote. Raises `ValueError` where the bytes are not one."""
+        try:
+            raw = zlib.decompress(packed)
+        except zlib.error as error:
+            raise ValueError(f"damaged packet table: {error}") from None
+        begin = 4 + int.from_bytes(raw[:4], "little")
+        file_bytes, packets, coding = json.loads(raw[4:begin])
+        columns = {}
+        for name, kind in _COLUMNS:
+            columns[name] = np.frombuffer(raw, kind, packets, begin)
+            begin += columns[name].nbytes
+        size_P = columns["size"]
+        offset_P = np.cumsum(columns["gap"])
+        offset_P[1:] += np.cumsum(size_P[:-1], dtype=np.int64)
+        order_P = columns["lead"] + np.arange(packets, dtype=np.int32)
+        codec, tag, extradata, width, height, colours, prime = coding
+        return cls(
+            Coding(codec, tag, extradata, width, height, tuple(colours), prime),
+            file_bytes,
+            offset_P,
+            size_P,
+            order_P,
+            columns["flags"],
+        )
