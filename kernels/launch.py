@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .norm import accumulate_dtype
+from .norm import Norm, accumulate_dtype
 
 # Read once: @triton.jit chooses the interpreter when a module is imported, so a later change of
 # TRITON_INTERPRET would leave half of the kernels on either side.
@@ -57,8 +57,8 @@ def check_activations(op: str, **named: Tensor | None) -> None:
             raise ValueError(f"{op}: {name} has {x.ndim} dimensions; it must be N,T,H,W,C")
         if not x.is_contiguous():
             raise ValueError(
-                f"{op}: {name} has strides {tuple(x.stride())} for shape {tuple(x.shape)}; it must be contiguous "
-                "N,T,H,W,C, which is x.permute(0, 2, 3, 4, 1) of a channels_last_3d tensor"
+                f"{op}: {name} has strides {tuple(x.stride())} for shape {tuple(x.shape)}; it must be "
+                "contiguous N,T,H,W,C, which is x.permute(0, 2, 3, 4, 1) of a channels_last_3d tensor"
             )
         if x.dtype not in FLOATS:
             raise ValueError(f"{op}: {name} is {x.dtype}; use bfloat16, float16 or float32")
@@ -70,13 +70,27 @@ def check_activations(op: str, **named: Tensor | None) -> None:
             raise ValueError(f"{op}: one sample of {name} has 2**31 elements or more; use a shorter clip")
         if not (x.is_cuda or INTERPRET):
             raise ValueError(
-                f"{op}: {name} is on {x.device}; the kernels run on CUDA tensors (TRITON_INTERPRET=1 interprets "
-                "them on the CPU); fastplan.kernels.reference computes the same anywhere"
+                f"{op}: {name} is on {x.device}; the kernels run on CUDA tensors (TRITON_INTERPRET=1 "
+                "interprets them on the CPU); fastplan.kernels.reference computes the same anywhere"
             )
         if first is None:
             first = x
         elif x.dtype != first.dtype or x.device != first.device:
             raise ValueError(f"{op}: {name} is {x.dtype} on {x.device}, not {first.dtype} on {first.device}")
+
+
+def positions_of(x_NTHWC: Tensor) -> int:
+    """T * H * W."""
+    return x_NTHWC.shape[1] * x_NTHWC.shape[2] * x_NTHWC.shape[3]
+
+
+def check_norm(op: str, like: Tensor, **named: Norm | None) -> None:
+    """Raise ValueError unless every Norm fits the channels, accumulation dtype and device of ``like``."""
+    shape = (like.shape[-1],)
+    for name, norm in named.items():
+        if norm is not None:
+            vectors = {f"{name}.{field}": (getattr(norm, field), shape) for field in Norm._fields[:4]}
+            check_vectors(op, like, **vectors, **{f"{name}.inv_count": (norm.inv_count, (1,))})
 
 
 def check_same_shape(op: str, **named: Tensor | None) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed._functional_collectives as collectives
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -59,6 +60,18 @@ def frozen_norm(
     return Norm(scale, bias_C - mean * scale, mean, rstd)
 
 
+def context_mlp(
+    pooled_NC: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, fc2_weight: Tensor, fc2_bias: Tensor
+) -> Tensor:
+    """linear, ReLU, linear of the pooled [N, C] in its own dtype; autocast does not reach it (N rows cost
+    nothing).
+    """
+    dtype = pooled_NC.dtype
+    with torch.autocast(pooled_NC.device.type, enabled=False):
+        hidden = F.linear(pooled_NC, fc1_weight.to(dtype), fc1_bias.to(dtype)).relu()
+        return F.linear(hidden, fc2_weight.to(dtype), fc2_bias.to(dtype))
+
+
 def sum_over_ranks(values: Tensor, group: str) -> Tensor:
     """All-reduce by sum over the named process group; the identity for an empty name."""
     if not group:
@@ -74,7 +87,7 @@ def statistics_gradient(
     group: str,
     dscale_C: Tensor,
     dshift_C: Tensor,
-) -> tuple[Tensor | None, Tensor]:
+) -> tuple[Tensor | None, Tensor | None]:
     """Coefficients (k1_C, k2_C) of ``dx = scale * g + k1 * x + k2``, the gradient of a BN with respect to its
     input.
 
@@ -83,7 +96,7 @@ def statistics_gradient(
     and s1 = rstd * (dscale - mean * dshift). Frozen statistics give (None, zeros).
     """
     if inv_count is None:
-        return None, torch.zeros_like(scale_C)
+        return None, None
     if group:
         dscale_C, dshift_C = sum_over_ranks(torch.stack([dscale_C, dshift_C]), group).unbind(0)
     s1 = rstd_C * (dscale_C - mean_C * dshift_C)

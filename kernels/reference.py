@@ -7,11 +7,10 @@ including the path through the batch statistics; nothing here is tuned for speed
 
 import torch
 import torch.distributed.nn.functional as dist_nn
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.distributed_c10d import _resolve_process_group
 
-from .norm import Context, Norm, accumulate_dtype
+from .norm import Context, Norm, accumulate_dtype, context_mlp
 
 POSITIONS = (1, 2, 3)  # T, H, W of N,T,H,W,C
 
@@ -100,13 +99,12 @@ def bn_gc_add_relu(
     context: Context | None = None,
     identity_norm: Norm | None = None,
 ) -> Tensor:
-    """``relu(z + gc(mean(z)) + identity)`` with z = scale * x + shift; `identity_norm` is the downsample BN."""
+    """``relu(z + gc(mean(z)) + identity)``, z = scale * x + shift; `identity_norm` is the downsample BN."""
     acc = accumulate_dtype(x_NTHWC)
     z = affine(x_NTHWC, norm)
     y = z + (identity_NTHWC.to(acc) if identity_norm is None else affine(identity_NTHWC, identity_norm))
     if context is not None:
-        hidden = F.linear(z.mean(POSITIONS), context.fc1_weight.to(acc), context.fc1_bias.to(acc)).relu()
-        gc = F.linear(hidden, context.fc2_weight.to(acc), context.fc2_bias.to(acc))
+        gc = context_mlp(z.mean(POSITIONS), *context[1:])
         y = y + gc[:, None, None, None]
     return y.relu().to(x_NTHWC.dtype)
 
