@@ -7,12 +7,14 @@ including the path through the batch statistics; nothing here is tuned for speed
 
 import torch
 import torch.distributed.nn.functional as dist_nn
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.distributed_c10d import _resolve_process_group
 
 from .norm import Context, Norm, accumulate_dtype, context_mlp
 
 POSITIONS = (1, 2, 3)  # T, H, W of N,T,H,W,C
+POOLS = {(1, 3, 3): ((1, 2, 2), (0, 1, 1)), (4, 1, 1): ((4, 1, 1), (0, 0, 0))}  # window: stride, padding
 
 
 def channel_stats(x_NTHWC: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,6 +109,17 @@ def bn_gc_add_relu(
         gc = context_mlp(z.mean(POSITIONS), *context[1:])
         y = y + gc[:, None, None, None]
     return y.relu().to(x_NTHWC.dtype)
+
+
+def bn_relu_maxpool(x_NTHWC: Tensor, norm: Norm | None, *, window: tuple[int, int, int]) -> Tensor:
+    """Max-pool of ``relu(scale * x + shift)``, or of x; window (1, 3, 3) stride 2, or (4, 1, 1) stride 4."""
+    if window not in POOLS:
+        raise ValueError(f"bn_relu_maxpool: window {window}; it must be one of {tuple(POOLS)}")
+    stride, padding = POOLS[window]
+    v_NCTHW = (x_NTHWC if norm is None else bn_relu_apply(x_NTHWC, norm)).permute(0, 4, 1, 2, 3)
+    if v_NCTHW.shape[2] < window[0]:
+        raise ValueError(f"bn_relu_maxpool: {v_NCTHW.shape[2]} frames, but window {window} needs {window[0]}")
+    return F.max_pool3d(v_NCTHW, window, stride, padding).permute(0, 2, 3, 4, 1)
 
 
 def affine(x_NTHWC: Tensor, norm: Norm) -> Tensor:
