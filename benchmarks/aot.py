@@ -4,9 +4,9 @@ it.
     python -m fastplan.benchmarks.aot [--output benchmarks/results/aot.md] [--arch 90 ...]
 
 The cubins are disassembled with the tools in Triton's wheel. Gates: no stack, no spilled register, shared
-memory within the architecture's limit, 16-byte global loads, and tensor-core instructions in the GEMMs.
-Passing proves that a configuration compiles to code worth running; it proves neither speed nor correctness on
-silicon.
+memory within the architecture's limit, 16-byte global loads and none of one or two bytes, and tensor-core
+instructions in the GEMMs. Passing proves that a configuration compiles to code worth running; it proves
+neither speed nor correctness on silicon.
 """
 
 import argparse
@@ -23,14 +23,26 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastplan.kernels import bn_finalize, bn_gc_add_relu, bn_relu, bn_relu_maxpool, table
+from fastplan.kernels import (
+    bn_finalize,
+    bn_gc_add_relu,
+    bn_relu,
+    bn_relu_maxpool,
+    table,
+    tap_gemm,
+    tap_wgrad,
+)
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHARED_LIMIT_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+# What the matrix units are called: an HMMA on sm_90 would mean that the compiler gave up on the fast path.
+TENSOR_CORE = {80: r"HMMA", 90: r"HGMMA", 100: r"UTC\w*MMA", 120: r"HMMA"}
 OTHER_ARCHITECTURES = (80, 100, 120)  # one configuration each; sm_90 gets all of them
 
-BF16 = {"x", "y", "g", "gi", "identity", "dx", "didentity", "w", "residual"}
-INT32 = {"L", "steps", "T", "H", "W", "OT", "OH", "OW", "OL", "N", "tiles", "rows_per_tile", "positions", "M"}
+BF16 = set(["x", "y", "g", "gi", "identity", "dx", "didentity", "w", "residual", "raw"])
+INT32 = set(
+    ["L", "T", "H", "W", "OT", "OH", "OW", "OL", "N", "M", "steps", "tiles", "rows_per_tile", "positions"]
+)
 TYPES = {**dict.fromkeys(BF16, "*bf16"), **dict.fromkeys(INT32, "i32"), "eps": "fp32", "index": "*u8"}
 
 
@@ -104,9 +116,54 @@ def small_cases() -> Iterator[Case]:
     yield Case(bn_finalize._finalize, "statistics", {**base, "BN": rows, "COUNTED": False}, 4, streams=False)
 
 
+def gemm_cases() -> Iterator[Case]:
+    """Every tile of the table at the channels of layers 1 and 3; the others of DG-P3D-50 are multiples of
+    these.
+    """
+    none = dict.fromkeys(("DGRAD", "PROLOGUE", "BIAS", "RESIDUAL", "RELU", "STATS", "MASK"), False)
+    fixed = {**none, "STRIDE": 1, "ACC": tl.float32, "WIDEN": False}
+    for label, source, channels, taps, flags in GEMMS:
+        for rank, tile in enumerate(table.gemm_tiles(source, channels, 12544)):
+            shape = {"SRC": source, "DST": channels, "TAPS": taps}
+            block = {"BM": tile.rows, "BN": tile.outputs, "BK": tile.depth}
+            constants = {**fixed, **dict.fromkeys(flags, True), **shape, **block}
+            name = f"{label} {source}->{channels}, {tile.rows}x{tile.outputs}x{tile.depth}"
+            primary = rank == 0 and "PROLOGUE" in flags
+            yield Case(
+                tap_gemm._tap_gemm, name, constants, tile.warps, tile.stages, gemm=True, primary=primary
+            )
+    for source, channels, taps, prologue in ((64, 256, 1, True), (256, 256, 3, True), (256, 256, 11, False)):
+        for rank, tile in enumerate(table.wgrad_tiles(source, channels)):
+            shape = {"SRC": source, "DST": channels, "TAPS": taps, "STRIDE": 1, "PROLOGUE": prologue}
+            block = {
+                "BM": tile.rows,
+                "BI": tile.inputs,
+                "BO": tile.outputs,
+                "ACC": tl.float32,
+                "WIDEN": False,
+            }
+            name = f"{taps} taps {source}->{channels}, {tile.rows}x{tile.inputs}x{tile.outputs}"
+            constants = {**shape, **block}
+            yield Case(tap_wgrad._tap_wgrad, name, constants, tile.warps, tile.stages, True, rank == 0)
+
+
+GEMMS: list[tuple[str, int, int, int, tuple[str, ...]]] = [
+    ("conv1", 256, 64, 1, ("STATS",)),
+    ("conv3 after BN", 64, 256, 1, ("PROLOGUE", "STATS")),
+    ("conv3 after BN", 256, 1024, 1, ("PROLOGUE", "STATS")),
+    ("P3D-A t", 256, 256, 3, ("STATS",)),
+    ("P3D-C t", 256, 256, 3, ("RESIDUAL", "RELU")),
+    ("P3D-B", 64, 64, 11, ("PROLOGUE", "STATS")),
+    ("conv3 gradient", 1024, 256, 1, ("DGRAD", "MASK")),
+    ("conv1 gradient", 64, 256, 1, ("DGRAD", "RESIDUAL")),
+    ("P3D-C t gradient", 256, 256, 3, ("DGRAD", "RESIDUAL")),
+    ("evaluation", 64, 256, 1, ("BIAS", "RESIDUAL", "RELU")),
+]
+
+
 def cases() -> list[Case]:
     """Every configuration that the table can choose."""
-    return [*row_cases(), *small_cases()]
+    return [*row_cases(), *small_cases(), *gemm_cases()]
 
 
 def compile_case(case: Case, arch: int) -> Compiled:
@@ -129,14 +186,16 @@ def compile_case(case: Case, arch: int) -> Compiled:
         assembly = _tool("nvdisasm", "-c", cubin.name)
     resource = {key: int(value) for key, value in re.findall(r"\b(REG|STACK):(\d+)", usage)}
     spills = len(re.findall(r"\b(?:LDL|STL)\b", assembly))
+    narrow = len(re.findall(r"\b(?:LDG|LDGSTS)\.\S*[US](?:8|16)\b", assembly))
     wide = len(re.findall(r"\b(?:LDG|LDGSTS)\.\S*128", assembly))
-    tensor_core = len(re.findall(r"\b(?:HMMA|HGMMA|QGMMA|UTC\w*MMA)\b", assembly))
+    tensor_core = len(re.findall(rf"\b{TENSOR_CORE[arch]}\b", assembly))
     shared = int(compiled.metadata.shared)
     gates = {
         f"stack {resource['STACK']}": resource["STACK"] == 0,
         f"{spills} spills": spills == 0,
         f"shared memory {shared} > {SHARED_LIMIT_BYTES[arch]}": shared <= SHARED_LIMIT_BYTES[arch],
         "no 16-byte load": wide > 0 or not case.streams,
+        f"{narrow} loads of one or two bytes": narrow == 0 or not case.streams,
         "no tensor-core instruction": tensor_core > 0 or not case.gemm,
     }
     failures = tuple(reason for reason, passed in gates.items() if not passed)
@@ -167,8 +226,8 @@ def markdown(rows: list[Compiled]) -> str:
     lines = [
         "# Kernels compiled ahead of time",
         "",
-        f"Made by `python -m fastplan.benchmarks.aot` with Triton {triton.__version__}; no GPU took part. Every",
-        "configuration of the table for sm_90, one per kernel for the others. Counts are instructions in the code.",
+        f"Made by `python -m fastplan.benchmarks.aot` with Triton {triton.__version__}; no GPU took part.",
+        "Every configuration of the table for sm_90, one per kernel for the others; counts are instructions.",
         "",
         f"| {head} |",
         "|" + "---|" * (head.count("|") + 1),

@@ -72,6 +72,15 @@ def context_mlp(
         return F.linear(hidden, fc2_weight.to(dtype), fc2_bias.to(dtype))
 
 
+def conv_operands(x: Tensor, weight: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The operands of a convolution: in autocast's dtype where autocast is on, else as they are."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
+        return x, weight, residual
+    dtype = torch.get_autocast_dtype(device)
+    return x.to(dtype), weight.to(dtype), None if residual is None else residual.to(dtype)
+
+
 def sum_over_ranks(values: Tensor, group: str) -> Tensor:
     """All-reduce by sum over the named process group; the identity for an empty name."""
     if not group:

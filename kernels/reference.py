@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.distributed_c10d import _resolve_process_group
 
-from .norm import Context, Norm, accumulate_dtype, context_mlp
+from .norm import Context, Norm, accumulate_dtype, context_mlp, conv_operands
+from .taps import dense_kernel
 
 POSITIONS = (1, 2, 3)  # T, H, W of N,T,H,W,C
 POOLS = {(1, 3, 3): ((1, 2, 2), (0, 1, 1)), (4, 1, 1): ((4, 1, 1), (0, 0, 0))}  # window: stride, padding
@@ -120,6 +121,33 @@ def bn_relu_maxpool(x_NTHWC: Tensor, norm: Norm | None, *, window: tuple[int, in
     if v_NCTHW.shape[2] < window[0]:
         raise ValueError(f"bn_relu_maxpool: {v_NCTHW.shape[2]} frames, but window {window} needs {window[0]}")
     return F.max_pool3d(v_NCTHW, window, stride, padding).permute(0, 2, 3, 4, 1)
+
+
+def tap_gemm(
+    x_NTHWC: Tensor,
+    weight_KIO: Tensor,
+    *,
+    norm: Norm | None = None,
+    bias_C: Tensor | None = None,
+    residual_NTHWC: Tensor | None = None,
+    add_input: bool = False,
+    relu: bool = False,
+    stats: bool = False,
+    stride: int = 1,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """``y = [relu](conv([relu(bn(x))]) + bias + residual)`` and, if ``stats``, y's mean and M2 per sample."""
+    x, w, residual = conv_operands(x_NTHWC, weight_KIO, residual_NTHWC)
+    acc = accumulate_dtype(x)
+    z = x if norm is None else bn_relu_apply(x, norm)
+    kernel_OITHW = dense_kernel(w).to(acc)
+    padding = [size // 2 for size in kernel_OITHW.shape[2:]]
+    with torch.autocast(x.device.type, enabled=False):
+        moved = z.to(acc).permute(0, 4, 1, 2, 3)
+        y = F.conv3d(moved, kernel_OITHW, bias_C, (1, stride, stride), padding).permute(0, 2, 3, 4, 1)
+    if add_input or residual is not None:
+        y = y + (x if residual is None else residual).to(acc)
+    y = (y.relu() if relu else y).to(x.dtype).contiguous()
+    return (y, *channel_stats(y)) if stats else (y, None, None)
 
 
 def affine(x_NTHWC: Tensor, norm: Norm) -> Tensor:

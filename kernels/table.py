@@ -46,3 +46,56 @@ def splits(positions: int, samples: int, channels: int, tile: Rows) -> tuple[int
     others = samples * -(-channels // tile.channels)
     per_program = max(1, tiles * others // PROGRAMS)
     return -(-tiles // per_program), per_program
+
+
+class Gemm(NamedTuple):
+    """Tile of `tap_gemm`: rows (positions) x outputs (channels), ``depth`` input channels per step."""
+
+    rows: int
+    outputs: int
+    depth: int
+    warps: int
+    stages: int
+
+
+def gemm_tiles(source: int, channels: int, positions: int) -> tuple[Gemm, ...]:
+    """Candidates for ``source`` -> ``channels`` with ``positions`` per sample, the one in use first.
+
+    128 rows when they waste less than a quarter of the last tile; the 128x128 tile has 8 warps because 4
+    spill.
+    """
+    depth = min(64, power_of_two_divisor(source))
+    outputs = min(128, power_of_two_divisor(channels))
+    rows = 128 if -(-positions // 128) * 128 <= 1.25 * positions else 64
+    pairs = [(rows, outputs), (64, outputs), (rows, min(64, outputs)), (128, outputs)]
+    tiles = [Gemm(m, n, depth, 8 if m * n >= 128 * 128 else 4, 3) for m, n in dict.fromkeys(pairs)]
+    return (*tiles, tiles[0]._replace(depth=min(32, depth), stages=4))
+
+
+class Wgrad(NamedTuple):
+    """Tile of `tap_wgrad`: ``rows`` positions per step, an inputs x outputs block of the weight."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    warps: int
+    stages: int
+
+
+def wgrad_tiles(source: int, channels: int) -> tuple[Wgrad, ...]:
+    """Candidates for a ``source`` x ``channels`` weight, the one in use first."""
+    inputs, outputs = min(128, power_of_two_divisor(source)), min(128, power_of_two_divisor(channels))
+    pairs = [(inputs, outputs), (min(64, inputs), outputs), (min(64, inputs), min(64, outputs))]
+    return tuple(Wgrad(64, i, o, 8 if i * o >= 128 * 128 else 4, 3) for i, o in dict.fromkeys(pairs))
+
+
+def wgrad_splits(count: int, blocks: int, tile: Wgrad) -> tuple[int, int]:
+    """(splits of the positions, tiles per split): about two programs per multiprocessor, none empty."""
+    tiles = -(-count // tile.rows)
+    per_split = max(1, tiles * blocks // (PROGRAMS // 4))
+    return -(-tiles // per_split), per_split
+
+
+def power_of_two_divisor(value: int) -> int:
+    """The largest power of two that divides ``value``."""
+    return value & -value

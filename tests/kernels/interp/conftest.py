@@ -10,6 +10,14 @@ collect_ignore_glob = [] if INTERPRETED else ["test_*.py"]
 
 
 @pytest.fixture(autouse=True)
+def several_tiles_per_program(monkeypatch):
+    """Aim at 9 programs instead of 1056: reducing kernels then loop, and end in a short tile, on small
+    tensors.
+    """
+    monkeypatch.setattr("fastplan.kernels.table.PROGRAMS", 9)
+
+
+@pytest.fixture(autouse=True)
 def poisoned_memory():
     """Uninitialised memory is NaN: an element that no program writes shows in every comparison."""
     torch.manual_seed(0)

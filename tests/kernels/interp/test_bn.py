@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from oracle import assert_close, check, run, vectors
+
 from fastplan.kernels import fused, reference
 from fastplan.kernels.norm import Context, frozen_norm
-from oracle import assert_close, check, run, vectors
 
 # N, T, H, W, C: H = 7, T = 1, N = 1, channels that fill no tile, positions that are no multiple of one
 SHAPES = [(2, 3, 7, 7, 64), (1, 1, 7, 5, 24), (3, 2, 9, 4, 160)]
@@ -22,7 +23,7 @@ def frozen(weight, bias):
     return frozen_norm(channels.cos(), 0.5 + channels.sin().square(), weight, bias, eps=1e-5)
 
 
-@pytest.mark.parametrize(("shape", "dtype"), [*CASES, ((2, 4, 40, 40, 128), torch.float32)])
+@pytest.mark.parametrize(("shape", "dtype"), [*CASES, ((2, 3, 20, 20, 128), torch.float32)])
 def test_statistics(shape, dtype):
     x = (torch.randn(shape) * 0.01 + 1).to(dtype)  # mean 100 times the deviation
     mean, m2 = fused.channel_stats(x)

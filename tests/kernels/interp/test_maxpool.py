@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from oracle import check, run, vectors
+
 from fastplan.kernels import fused, reference
 from fastplan.kernels.norm import Norm
-from oracle import check, run, vectors
 
 SPATIAL, TEMPORAL = (1, 3, 3), (4, 1, 1)
 CASES = [
