@@ -178,14 +178,14 @@ def bn_relu_reduce(g: Tensor, x: Tensor, scale: Tensor, shift: Tensor, relu: boo
     n, channels, positions = x.shape[0], x.shape[-1], positions_of(x)
     tile = table.row_tiles(channels)[0]
     programs, steps = table.splits(positions, n, channels, tile)
-    sums = x.new_empty((2, n * programs, channels), dtype=accumulate_dtype(x))
+    sum_g, sum_gx = (x.new_empty((n * programs, channels), dtype=accumulate_dtype(x)) for _ in range(2))
     traceable(_bn_relu_reduce)[(triton.cdiv(channels, tile.channels), programs, n)](
         g,
         x,
         scale,
         shift,
-        sums[0],
-        sums[1],
+        sum_g,
+        sum_gx,
         positions,
         steps,
         C=channels,
@@ -195,7 +195,7 @@ def bn_relu_reduce(g: Tensor, x: Tensor, scale: Tensor, shift: Tensor, relu: boo
         ACC=accumulate_type(x),
         num_warps=tile.warps,
     )
-    return sums[1].sum(0), sums[0].sum(0)
+    return sum_gx.sum(0), sum_g.sum(0)
 
 
 @bn_relu_reduce.register_fake

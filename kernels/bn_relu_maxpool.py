@@ -251,15 +251,15 @@ def pool_reduce(
     n, channels, positions = x.shape[0], x.shape[-1], positions_of(x)
     tile = table.row_tiles(channels)[0]
     programs, steps = table.splits(positions, n, channels, tile)
-    sums = x.new_empty((2, n * programs, channels), dtype=accumulate_dtype(x))
+    sum_g, sum_gx = (x.new_empty((n * programs, channels), dtype=accumulate_dtype(x)) for _ in range(2))
     traceable(_pool_reduce)[(triton.cdiv(channels, tile.channels), programs, n)](
         g,
         index,
         x,
         scale,
         shift,
-        sums[0],
-        sums[1],
+        sum_g,
+        sum_gx,
         positions,
         *x.shape[2:4],
         *g.shape[1:4],
@@ -271,7 +271,7 @@ def pool_reduce(
         ACC=accumulate_type(x),
         num_warps=tile.warps,
     )
-    return sums[1].sum(0), sums[0].sum(0)
+    return sum_gx.sum(0), sum_g.sum(0)
 
 
 @pool_reduce.register_fake

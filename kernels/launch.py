@@ -42,6 +42,11 @@ def accumulate_type(x: Tensor) -> tl.dtype:
     return tl.float64 if x.dtype == torch.float64 else tl.float32
 
 
+def runs_here(x: Tensor) -> bool:
+    """Whether a kernel can be launched on x: on a CUDA tensor, or anywhere under the interpreter."""
+    return x.is_cuda or INTERPRET
+
+
 def check_activations(op: str, **named: Tensor | None) -> None:
     """Reject what the kernels cannot address.
 
@@ -68,7 +73,7 @@ def check_activations(op: str, **named: Tensor | None) -> None:
             raise ValueError(f"{op}: {name} is empty, shape {tuple(x.shape)}")
         if x.numel() // x.shape[0] >= 2**31:
             raise ValueError(f"{op}: one sample of {name} has 2**31 elements or more; use a shorter clip")
-        if not (x.is_cuda or INTERPRET):
+        if not runs_here(x):
             raise ValueError(
                 f"{op}: {name} is on {x.device}; the kernels run on CUDA tensors (TRITON_INTERPRET=1 "
                 "interprets them on the CPU); fastplan.kernels.reference computes the same anywhere"

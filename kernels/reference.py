@@ -150,6 +150,14 @@ def tap_gemm(
     return (y, *channel_stats(y)) if stats else (y, None, None)
 
 
+def tap_gemm_fork(
+    x_NTHWC: Tensor, weight_KIO: Tensor, *, stats: bool = False, stride: int = 1
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    """`tap_gemm` and x itself, for the branch that shares x with the convolution."""
+    x, w, _ = conv_operands(x_NTHWC, weight_KIO, None)
+    return (*tap_gemm(x, w, stats=stats, stride=stride), x)
+
+
 def affine(x_NTHWC: Tensor, norm: Norm) -> Tensor:
     """``scale * x + shift`` in the accumulation dtype, differentiable through the statistics that x gave to
     norm.

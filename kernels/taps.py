@@ -7,6 +7,8 @@ h, w) lies at (t, h*s, w*s) of the input.
 import torch
 from torch import Tensor
 
+from .norm import Norm
+
 CENTRE = ((0, 0, 0),)
 TEMPORAL = ((-1, 0, 0), (0, 0, 0), (1, 0, 0))
 SPATIAL = tuple((0, dh, dw) for dh in (-1, 0, 1) for dw in (-1, 0, 1))
@@ -40,6 +42,14 @@ def pack_p3d_b(spatial_OI133: Tensor, temporal_OI311: Tensor) -> Tensor:
     spatial, temporal = spatial_OI133.flatten(2).permute(2, 1, 0), pack_taps(temporal_OI311)
     centre = spatial[4:5] + temporal[1:2]
     return torch.cat([temporal[:1], spatial[:4], centre, spatial[5:], temporal[2:]])
+
+
+def fold_norm(weight_KIO: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """(weight, bias) of a convolution with the frozen BN behind it folded in: scale * weight and shift.
+
+    Pass the fp32 weight and cast the result: scaling after the cast would round twice.
+    """
+    return weight_KIO * norm.scale, norm.shift
 
 
 def dense_kernel(weight_KIO: Tensor) -> Tensor:

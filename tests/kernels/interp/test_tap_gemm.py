@@ -5,7 +5,8 @@ import torch
 from oracle import assert_close, check, run, vectors
 
 from fastplan.kernels import fused, reference
-from fastplan.kernels.taps import pack_p3d_b, pack_taps
+from fastplan.kernels.norm import frozen_norm
+from fastplan.kernels.taps import fold_norm, pack_p3d_b, pack_taps
 
 # N, T, H, W; 49 and 105 positions are no multiple of a tile, T = 1 pads both neighbours
 CASES = [((1, 1, 7, 7), 32, 64), ((2, 3, 7, 5), 48, 32)]
@@ -93,6 +94,44 @@ def test_p3d_c(dtype):
         return k.tap_gemm(v["x"], v["w"], add_input=True, relu=True)[0]
 
     check(function, inputs_of((2, 3, 7, 5), 32, 32, 3), dtype, activations=("x", "w"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_fork_adds_the_identity_gradient(stride, dtype):
+    """A block's entry: x feeds a convolution, whose gradient kernel adds what comes back along the identity."""
+
+    def function(k, v):
+        y, mean, m2, identity = k.tap_gemm_fork(v["x"], v["w"], stats=True, stride=stride)
+        z = k.bn_relu_apply(
+            y, k.bn_finalize(mean, m2, v["weight"], v["bias"], positions=y[0, ..., 0].numel()), relu=False
+        )
+        return torch.cat([z.flatten(), identity.flatten()])
+
+    inputs = inputs_of((2, 3, 7, 5), 32, 32, 1, "norm")
+    check(function, inputs, dtype, activations=("x", "w"))
+
+
+def test_fork_without_one_of_its_branches():
+    x, w = (t.requires_grad_() for t in (torch.randn(1, 1, 4, 4, 16), torch.randn(1, 16, 16)))
+    y, _, _, identity = fused.tap_gemm_fork(x, w)
+    assert torch.equal(torch.autograd.grad(identity.sum(), x, retain_graph=True)[0], torch.ones_like(x))
+    want = torch.autograd.grad(fused.tap_gemm(x, w)[0].sum(), (x, w))
+    for name, a, b in zip(("dx", "dw"), torch.autograd.grad(y.sum(), (x, w)), want, strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_evaluation_block_end(dtype):
+    """conv3 with its BN folded in, plus identity, ReLU, against the unfolded order."""
+    v = inputs_of((1, 2, 7, 5), 32, 64, 1, "epilogue") | vectors(64, "mean", "var_weight", "weight", "bias")
+    norm = frozen_norm(v["mean"], v["var_weight"], v["weight"], v["bias"], eps=1e-5)
+    x, residual = v["x"].to(dtype), v["residual"].to(dtype)
+    weight, bias = fold_norm(v["w"], norm)
+    got = fused.tap_gemm(x, weight.to(dtype), bias_C=bias, residual_NTHWC=residual, relu=True)[0]
+    y = reference.tap_gemm(x.double(), v["w"].double())[0]
+    want = reference.bn_gc_add_relu(y, residual.double(), type(norm)(*(t.double() for t in norm[:4])))
+    assert_close("y", got, want, dtype)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
