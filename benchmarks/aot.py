@@ -76,15 +76,14 @@ class Compiled(NamedTuple):
 
 
 def row_cases() -> Iterator[Case]:
-    """Element-wise and reducing kernels: every tile of the table, at the channels of layer 1 and of layer 3."""
-    for channels in (64, 256):
-        for rank, tile in enumerate(table.row_tiles(channels)):
-            base = {"C": channels, "BM": tile.rows, "BC": tile.channels, "ACC": tl.float32}
-            for kernel, label, extra in ROW_KERNELS:
-                if (channels == 64) != (kernel.__name__.startswith("_pool") and extra["SPATIAL"]):
-                    continue
-                name = f"{label}, C {channels}, {tile.rows}x{tile.channels}"
-                yield Case(kernel, name, {**base, **extra}, tile.warps, primary=rank == 0)
+    """Element-wise and reducing kernels: every tile, at the stem's 64 channels or at 256."""
+    for kernel, label, extra in ROW_KERNELS:
+        pool = kernel.__name__.startswith("_pool")
+        channels = 64 if pool and extra["SPATIAL"] else 256
+        for rank, tile in enumerate((table.pool_tiles if pool else table.row_tiles)(channels)):
+            constants = {"C": channels, "BM": tile.rows, "BC": tile.channels, "ACC": tl.float32, **extra}
+            name = f"{label}, C {channels}, {tile.rows}x{tile.channels}"
+            yield Case(kernel, name, constants, tile.warps, primary=rank == 0)
 
 
 _TAIL = {"SHIFT_PER_SAMPLE": True, "ID_NORM": False}

@@ -215,7 +215,7 @@ def _pool_op(
     group: str,
     spatial: bool,
 ) -> tuple[Tensor, Tensor]:
-    y, tile = x.new_empty(_pooled_shape(x, spatial)), table.row_tiles(x.shape[-1])[0]
+    y, tile = x.new_empty(_pooled_shape(x, spatial)), table.pool_tiles(x.shape[-1])[0]
     index = torch.empty_like(y, dtype=torch.uint8)
     traceable(_pool_forward)[row_grid(y, tile)](
         x,
@@ -249,7 +249,7 @@ def pool_reduce(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of scale and shift, both [C], from the gradient of the pooled output."""
     n, channels, positions = x.shape[0], x.shape[-1], positions_of(x)
-    tile = table.row_tiles(channels)[0]
+    tile = table.pool_tiles(channels)[0]
     programs, steps = table.splits(positions, n, channels, tile)
     sum_g, sum_gx = (x.new_empty((n * programs, channels), dtype=accumulate_dtype(x)) for _ in range(2))
     traceable(_pool_reduce)[(triton.cdiv(channels, tile.channels), programs, n)](
@@ -292,7 +292,7 @@ def pool_input_grad(
     spatial: bool,
 ) -> Tensor:
     """dx from the pooled output's gradient; no k1: frozen statistics, no scale: no BN at all."""
-    dx, tile = torch.empty_like(x), table.row_tiles(x.shape[-1])[0]
+    dx, tile = torch.empty_like(x), table.pool_tiles(x.shape[-1])[0]
     vectors = [x if vector is None else vector for vector in (scale, shift, k1, k2)]
     traceable(_pool_input_grad)[row_grid(x, tile)](
         g,

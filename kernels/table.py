@@ -15,6 +15,45 @@ MEASURED: tuple[str, ...] = ()
 PROGRAMS = 1056
 
 
+class Fused(NamedTuple):
+    """Whether a kernel replaces the composed operators for a shape, and why."""
+
+    fused: bool
+    reason: str
+
+
+def use_fused(op: str, *, inputs: int, outputs: int, taps: int = 1, stride: int = 1) -> Fused:
+    """Fused or composed, for an operator of `fused` on ``inputs`` -> ``outputs`` channels.
+
+    The predictions behind it: passes over memory are what the kernels save, so the element-wise operators
+    always pay; a GEMM pays while its convolution is bound by bytes, that is at low FLOP per byte; where it is
+    bound by FLOPs cuDNN is the faster one, and at stride 2 the gradient kernel computes four times what it
+    needs. Raises ValueError for an operator that the table does not know.
+    """
+    if op in ELEMENTWISE:
+        return Fused(True, "prediction: saves passes over memory at every shape")
+    if op not in GEMMS:
+        raise ValueError(f"use_fused: {op!r}; it must be one of {', '.join((*ELEMENTWISE, *GEMMS))}")
+    if inputs % 16 or outputs % 16:
+        return Fused(False, f"{inputs} -> {outputs} channels are no multiples of 16")
+    if stride != 1:
+        return Fused(False, "prediction: the stride-2 gradient kernel wastes three quarters of its products")
+    flop_per_byte = taps * inputs * outputs / (inputs + outputs)  # 2 * taps * i * o FLOP, (i + o) * 2 bytes
+    if flop_per_byte > BREAK_EVEN_FLOP_PER_BYTE:
+        return Fused(
+            False, f"prediction: {flop_per_byte:.0f} FLOP per byte, cuDNN is bound by FLOPs and faster"
+        )
+    return Fused(True, f"prediction: {flop_per_byte:.0f} FLOP per byte, bound by memory")
+
+
+ELEMENTWISE = ("channel_stats", "bn_finalize", "bn_relu_apply", "bn_gc_add_relu", "bn_relu_maxpool")
+GEMMS = ("tap_gemm", "tap_gemm_fork")
+# An H100 has 266 FLOP per byte (798 TFLOP/s over 3.0 TB/s, its data sheet's dense bf16 and a usual copy
+# rate); a Triton GEMM with pointer loads is taken to reach two thirds of the matrix rate, and a fused one
+# needs no more than its bytes.
+BREAK_EVEN_FLOP_PER_BYTE = 266 * 2 / 3
+
+
 class Rows(NamedTuple):
     """Tile of an element-wise or reducing kernel: ``rows`` positions times ``channels``."""
 
@@ -36,6 +75,12 @@ def row_tiles(channels: int) -> tuple[Rows, ...]:
     return tuple(
         Rows(elements // width, width, warps) for elements, warps in ((4096, 4), (2048, 4), (8192, 8))
     )
+
+
+def pool_tiles(channels: int) -> tuple[Rows, ...]:
+    """Candidates for the pool kernels: for sm_90 4096 elements compile to 201 registers, 2048 to 112."""
+    large, small, wide = row_tiles(channels)
+    return small, large, wide
 
 
 def splits(positions: int, samples: int, channels: int, tile: Rows) -> tuple[int, int]:

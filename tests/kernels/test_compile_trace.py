@@ -34,8 +34,7 @@ class AbsentGPU:
 
 @pytest.fixture
 def absent_gpu(monkeypatch):
-    monkeypatch.setattr(triton.runtime.driver, "_active", AbsentGPU(), raising=False)
-    monkeypatch.setattr(triton.runtime.driver, "active", AbsentGPU(), raising=False)
+    monkeypatch.setattr(triton.runtime.driver, "_active", AbsentGPU())
     monkeypatch.setattr(launch, "runs_here", lambda x: True)
 
 
@@ -47,7 +46,9 @@ def record(graphs):
         ]
 
         def run(_arguments):
-            return [torch.zeros_like(v, device="cpu") if isinstance(v, torch.Tensor) else v for v in outputs]
+            return [
+                torch.zeros(v.shape, dtype=v.dtype) if isinstance(v, torch.Tensor) else v for v in outputs
+            ]
 
         run._boxed_call = True
         return run

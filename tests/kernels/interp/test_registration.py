@@ -1,4 +1,4 @@
-"""The operators as citizens of torch: opcheck, torch.compile, layouts, devices and dtypes rejected by name."""
+"""opcheck, torch.compile, and layouts, devices and dtypes rejected by name."""
 
 import pytest
 import torch

@@ -99,7 +99,7 @@ def test_p3d_c(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_fork_adds_the_identity_gradient(stride, dtype):
-    """A block's entry: x feeds a convolution, whose gradient kernel adds what comes back along the identity."""
+    """A block's entry: x feeds a convolution, whose gradient kernel adds the identity's gradient."""
 
     def function(k, v):
         y, mean, m2, identity = k.tap_gemm_fork(v["x"], v["w"], stats=True, stride=stride)
