@@ -102,6 +102,10 @@ def test_bn_gc_add_relu(shape, context, downsample, training, dtype):
     check(tail(training, context, downsample), tail_inputs(shape, context, downsample), dtype)
 
 
+def test_half_precision():
+    check(tail(True, True, True), tail_inputs(SHAPES[0], True, True), torch.float16)
+
+
 def test_reference_is_the_composed_block():
     """The reference against batch_norm, linear and relu as a network would write them, in fp64."""
     shape = (2, 3, 5, 7, 32)

@@ -86,7 +86,7 @@ def test_several_tiles_in_every_direction():
     check(function, inputs, torch.float32, activations=("x", "w"))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16])
 def test_p3d_c(dtype):
     """relu(x + t(x)); the sum is rounded once."""
 
