@@ -182,7 +182,7 @@ def markdown(rows: list[Row], device_name: str, dtype: torch.dtype, copy_rate: f
         f"# Kernels on {device_name}, {str(dtype).removeprefix('torch.')}",
         "",
         f"torch {torch.__version__}, Triton {triton.__version__}; copy {copy_rate:.0f} GB/s; medians",
-        f"of 18 replays of {INPUT_SETS} input sets. Bytes are predicted; GB/s are these over the measured time."
+        f"of 18 replays of {INPUT_SETS} input sets. Bytes are predicted, GB/s are these over the time."
         + (" INTERPRETED: the times mean nothing." if launch.INTERPRET else ""),
         "",
         "| " + " | ".join(Row._fields) + " | eager / ours |",
