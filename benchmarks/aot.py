@@ -1,0 +1,258 @@
+"""Compile every kernel configuration for GPUs that need not be present, and read what the compiler made of
+it.
+
+    python -m fastplan.benchmarks.aot [--output benchmarks/results/aot.md] [--arch 90 ...]
+
+The cubins are disassembled with the tools in Triton's wheel. Gates: no stack, no spilled register, shared
+memory within the architecture's limit, 16-byte global loads and none of one or two bytes, and tensor-core
+instructions in the GEMMs. Passing proves that a configuration compiles to code worth running; it proves
+neither speed nor correctness on silicon.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fastplan.kernels import (
+    bn_finalize,
+    bn_gc_add_relu,
+    bn_relu,
+    bn_relu_maxpool,
+    table,
+    tap_gemm,
+    tap_wgrad,
+)
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+SHARED_LIMIT_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+# What the matrix units are called: an HMMA on sm_90 would mean that the compiler gave up on the fast path.
+TENSOR_CORE = {80: r"HMMA", 90: r"HGMMA", 100: r"UTC\w*MMA", 120: r"HMMA"}
+OTHER_ARCHITECTURES = (80, 100, 120)  # one configuration each; sm_90 gets all of them
+
+BF16 = set(["x", "y", "g", "gi", "identity", "dx", "didentity", "w", "residual", "raw"])
+INT32 = set(
+    ["L", "T", "H", "W", "OT", "OH", "OW", "OL", "N", "M", "steps", "tiles", "rows_per_tile", "positions"]
+)
+TYPES = {**dict.fromkeys(BF16, "*bf16"), **dict.fromkeys(INT32, "i32"), "eps": "fp32", "index": "*u8"}
+
+
+class Case(NamedTuple):
+    """One kernel in one configuration; ``label`` says what it stands for in the network."""
+
+    kernel: Any
+    label: str
+    constants: dict[str, Any]
+    warps: int
+    stages: int = 3
+    gemm: bool = False
+    primary: bool = True  # also compiled for the other architectures
+    streams: bool = True  # reads activations, so it must do so 16 bytes at a time
+
+
+class Compiled(NamedTuple):
+    """What the compiler made of a case; ``failures`` lists the gates that it does not pass."""
+
+    kernel: str
+    label: str
+    arch: int
+    warps: int
+    registers: int
+    stack_bytes: int
+    spills: int
+    shared_bytes: int
+    wide_loads: int
+    tensor_core: int
+    failures: tuple[str, ...]
+
+
+def row_cases() -> Iterator[Case]:
+    """Element-wise and reducing kernels: every tile, at the stem's 64 channels or at 256."""
+    for kernel, label, extra in ROW_KERNELS:
+        pool = kernel.__name__.startswith("_pool")
+        channels = 64 if pool and extra["SPATIAL"] else 256
+        for rank, tile in enumerate((table.pool_tiles if pool else table.row_tiles)(channels)):
+            constants = {"C": channels, "BM": tile.rows, "BC": tile.channels, "ACC": tl.float32, **extra}
+            name = f"{label}, C {channels}, {tile.rows}x{tile.channels}"
+            yield Case(kernel, name, constants, tile.warps, primary=rank == 0)
+
+
+_TAIL = {"SHIFT_PER_SAMPLE": True, "ID_NORM": False}
+_STEM, _DUAL = {"SPATIAL": True, "NORM": True}, {"SPATIAL": False, "NORM": False}
+ROW_KERNELS: list[tuple[Any, str, dict[str, Any]]] = [
+    (bn_gc_add_relu._tail_forward, "tail", _TAIL),
+    (bn_gc_add_relu._tail_forward, "tail with downsample", {**_TAIL, "ID_NORM": True}),
+    (bn_gc_add_relu._tail_reduce, "tail", {"ID_NORM": False}),
+    (bn_gc_add_relu._tail_reduce, "tail with downsample", {"ID_NORM": True}),
+    (bn_gc_add_relu._tail_input_grads, "tail with downsample", {}),
+    (bn_relu._bn_relu_apply, "bn2", {"RELU": True}),
+    (bn_relu._bn_relu_reduce, "bn2", {"RELU": True}),
+    (bn_relu._bn_input_grad, "bn2", {"RELU": True, "STATS": True, "K2_PER_SAMPLE": False}),
+    (bn_relu._bn_input_grad, "tail", {"RELU": False, "STATS": True, "K2_PER_SAMPLE": True}),
+    (bn_finalize._channel_stats, "statistics", {}),
+    (bn_relu_maxpool._pool_forward, "stem pool", _STEM),
+    (bn_relu_maxpool._pool_reduce, "stem pool", {"SPATIAL": True}),
+    (bn_relu_maxpool._pool_input_grad, "stem pool", {**_STEM, "STATS": True}),
+    (bn_relu_maxpool._pool_forward, "dual pool", _DUAL),
+    (bn_relu_maxpool._pool_input_grad, "dual pool", {**_DUAL, "STATS": False}),
+]
+
+
+def small_cases() -> Iterator[Case]:
+    """Kernels over [N, C] statistics; they move kilobytes, so the width of their loads does not matter."""
+    base = {"C": 256, "BC": bn_finalize.MERGE_CHANNELS, "ACC": tl.float32}
+    rows = bn_finalize.MERGE_ROWS
+    yield Case(bn_finalize._merge_tiles, "statistics", {**base, "BT": rows}, 4, streams=False)
+    yield Case(bn_finalize._finalize, "statistics", {**base, "BN": rows, "COUNTED": False}, 4, streams=False)
+
+
+def gemm_cases() -> Iterator[Case]:
+    """Every tile of the table at the channels of layers 1 and 3; the others of DG-P3D-50 are multiples of
+    these.
+    """
+    none = dict.fromkeys(("DGRAD", "PROLOGUE", "BIAS", "RESIDUAL", "RELU", "STATS", "MASK"), False)
+    fixed = {**none, "STRIDE": 1, "ACC": tl.float32, "WIDEN": False}
+    for label, source, channels, taps, flags in GEMMS:
+        for rank, tile in enumerate(table.gemm_tiles(source, channels, 12544)):
+            shape = {"SRC": source, "DST": channels, "TAPS": taps}
+            block = {"BM": tile.rows, "BN": tile.outputs, "BK": tile.depth}
+            constants = {**fixed, **dict.fromkeys(flags, True), **shape, **block}
+            name = f"{label} {source}->{channels}, {tile.rows}x{tile.outputs}x{tile.depth}"
+            primary = rank == 0 and "PROLOGUE" in flags
+            yield Case(
+                tap_gemm._tap_gemm, name, constants, tile.warps, tile.stages, gemm=True, primary=primary
+            )
+    for source, channels, taps, prologue in ((64, 256, 1, True), (256, 256, 3, True), (256, 256, 11, False)):
+        for rank, tile in enumerate(table.wgrad_tiles(source, channels)):
+            shape = {"SRC": source, "DST": channels, "TAPS": taps, "STRIDE": 1, "PROLOGUE": prologue}
+            block = {
+                "BM": tile.rows,
+                "BI": tile.inputs,
+                "BO": tile.outputs,
+                "ACC": tl.float32,
+                "WIDEN": False,
+            }
+            name = f"{taps} taps {source}->{channels}, {tile.rows}x{tile.inputs}x{tile.outputs}"
+            constants = {**shape, **block}
+            yield Case(tap_wgrad._tap_wgrad, name, constants, tile.warps, tile.stages, True, rank == 0)
+
+
+GEMMS: list[tuple[str, int, int, int, tuple[str, ...]]] = [
+    ("conv1", 256, 64, 1, ("STATS",)),
+    ("conv3 after BN", 64, 256, 1, ("PROLOGUE", "STATS")),
+    ("conv3 after BN", 256, 1024, 1, ("PROLOGUE", "STATS")),
+    ("P3D-A t", 256, 256, 3, ("STATS",)),
+    ("P3D-C t", 256, 256, 3, ("RESIDUAL", "RELU")),
+    ("P3D-B", 64, 64, 11, ("PROLOGUE", "STATS")),
+    ("conv3 gradient", 1024, 256, 1, ("DGRAD", "MASK")),
+    ("conv1 gradient", 64, 256, 1, ("DGRAD", "RESIDUAL")),
+    ("P3D-C t gradient", 256, 256, 3, ("DGRAD", "RESIDUAL")),
+    ("evaluation", 64, 256, 1, ("BIAS", "RESIDUAL", "RELU")),
+]
+
+
+def cases() -> list[Case]:
+    """Every configuration that the table can choose."""
+    return [*row_cases(), *small_cases(), *gemm_cases()]
+
+
+def compile_case(case: Case, arch: int) -> Compiled:
+    """Compile for ``arch`` (90 for sm_90), disassemble, and check the gates."""
+    names = case.kernel.arg_names
+    signature = {name: "constexpr" if name in case.constants else TYPES.get(name, "*fp32") for name in names}
+    aligned = [i for i, name in enumerate(names) if signature[name].startswith("*")]
+    source = ASTSource(
+        fn=case.kernel,
+        signature=signature,
+        constexprs=case.constants,
+        attrs={(i,): [["tt.divisibility", 16]] for i in aligned},
+    )
+    options = {"num_warps": case.warps, "num_stages": case.stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        usage = _tool("cuobjdump", "-res-usage", cubin.name)
+        assembly = _tool("nvdisasm", "-c", cubin.name)
+    resource = {key: int(value) for key, value in re.findall(r"\b(REG|STACK):(\d+)", usage)}
+    spills = len(re.findall(r"\b(?:LDL|STL)\b", assembly))
+    narrow = len(re.findall(r"\b(?:LDG|LDGSTS)\.\S*[US](?:8|16)\b", assembly))
+    wide = len(re.findall(r"\b(?:LDG|LDGSTS)\.\S*128", assembly))
+    tensor_core = len(re.findall(rf"\b{TENSOR_CORE[arch]}\b", assembly))
+    shared = int(compiled.metadata.shared)
+    gates = {
+        f"stack {resource['STACK']}": resource["STACK"] == 0,
+        f"{spills} spills": spills == 0,
+        f"shared memory {shared} > {SHARED_LIMIT_BYTES[arch]}": shared <= SHARED_LIMIT_BYTES[arch],
+        "no 16-byte load": wide > 0 or not case.streams,
+        f"{narrow} loads of one or two bytes": narrow == 0 or not case.streams,
+        "no tensor-core instruction": tensor_core > 0 or not case.gemm,
+    }
+    failures = tuple(reason for reason, passed in gates.items() if not passed)
+    kernel = case.kernel.__name__.lstrip("_")
+    found = (resource["REG"], resource["STACK"], spills, shared, wide, tensor_core)
+    return Compiled(kernel, case.label, arch, case.warps, *found, failures)
+
+
+def _tool(name: str, *arguments: str) -> str:
+    return subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def plan(architectures: tuple[int, ...] = (90, *OTHER_ARCHITECTURES)) -> list[tuple[Case, int]]:
+    """All cases for sm_90, and for every other architecture one case per kernel."""
+    todo: list[tuple[Case, int]] = []
+    for arch in architectures:
+        seen: set[Any] = set()
+        for case in cases():
+            if arch == 90 or (case.primary and case.kernel not in seen):
+                seen.add(case.kernel)
+                todo.append((case, arch))
+    return todo
+
+
+def markdown(rows: list[Compiled]) -> str:
+    """The table of `rows`, with the versions that made it."""
+    head = "kernel | for | sm | warps | registers | stack B | spills | shared B | 16-byte loads | MMA | gates"
+    lines = [
+        "# Kernels compiled ahead of time",
+        "",
+        f"Made by `python -m fastplan.benchmarks.aot` with Triton {triton.__version__}; no GPU took part.",
+        "Every configuration of the table for sm_90, one per kernel for the others; counts are instructions.",
+        "",
+        f"| {head} |",
+        "|" + "---|" * (head.count("|") + 1),
+    ]
+    for row in rows:
+        cells = [*row[:-1], ", ".join(row.failures) or "pass"]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Compile, write the table, return 1 if a gate fails."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/aot.md"))
+    parser.add_argument("--arch", type=int, nargs="+", default=(90, *OTHER_ARCHITECTURES))
+    arguments = parser.parse_args()
+    rows = []
+    for case, arch in plan(tuple(arguments.arch)):
+        rows.append(compile_case(case, arch))
+        print(rows[-1], flush=True)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(markdown(rows), encoding="utf-8")
+    failed = [row for row in rows if row.failures]
+    print(f"{len(rows)} configurations, {len(failed)} fail a gate; table in {arguments.output}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

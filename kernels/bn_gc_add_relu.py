@@ -1,0 +1,349 @@
+"""The tail of a block in one pass: BN apply + global context + residual sum + ReLU.
+
+Forward: read x and identity, write y; the pool of the global context is ``scale * sample_mean + shift``.
+Backward: pass 1 reads g, y, x and writes gi = g * (y > 0), which is the identity's gradient, and the sums of
+gi and gi * x per sample and channel; the gradients of the context, scale and shift follow from those sums by
+[N, C] arithmetic; pass 2 reads gi and x and writes ``dx = scale * gi + k1 * x + k2``. With `identity_norm`
+the identity is the raw output of the downsample convolution, whose BN both directions apply in the same
+passes.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import table
+from .bn_relu import bn_input_grad, relu, row_grid
+from .launch import (
+    accumulate_type,
+    check_activations,
+    check_norm,
+    check_same_shape,
+    check_vectors,
+    positions_of,
+    register,
+    traceable,
+)
+from .norm import Context, Norm, accumulate_dtype, context_mlp, statistics_gradient
+
+
+@triton.jit
+def _tail_forward(
+    x,
+    identity,
+    scale,
+    shift,
+    id_scale,
+    id_shift,
+    y,
+    L,
+    C: tl.constexpr,
+    SHIFT_PER_SAMPLE: tl.constexpr,
+    ID_NORM: tl.constexpr,
+    BM: tl.constexpr,
+    BC: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """x, identity, y [N,L,C]; scale, id_scale, id_shift [C]; shift [C], or [N,C] with the context added to
+    it.
+    """
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    m = tl.program_id(1) * BM + tl.arange(0, BM)
+    n = tl.program_id(2)
+    o = n.to(tl.int64) * L * C + m[:, None] * C + c[None, :]
+    ok_c = c < C
+    ok = (m < L)[:, None] & ok_c[None, :]
+    a = tl.load(scale + c, mask=ok_c, other=0.0)
+    b = tl.load(shift + n * C + c if SHIFT_PER_SAMPLE else shift + c, mask=ok_c, other=0.0)
+    v = tl.load(x + o, mask=ok, other=0.0).to(ACC) * a[None, :] + b[None, :]
+    r = tl.load(identity + o, mask=ok, other=0.0).to(ACC)
+    if ID_NORM:
+        ia = tl.load(id_scale + c, mask=ok_c, other=0.0)
+        ib = tl.load(id_shift + c, mask=ok_c, other=0.0)
+        r = r * ia[None, :] + ib[None, :]
+    tl.store(y + o, relu(v + r).to(y.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _tail_reduce(
+    g,
+    y,
+    x,
+    identity,
+    gi,
+    sum_g,
+    sum_gx,
+    sum_gid,
+    L,
+    steps,
+    C: tl.constexpr,
+    ID_NORM: tl.constexpr,
+    BM: tl.constexpr,
+    BC: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """gi = g * (y > 0); sum_g, sum_gx, sum_gid [N,programs,C]: sums of gi, gi * x, gi * identity."""
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    s = tl.program_id(1)
+    n = tl.program_id(2)
+    s0 = tl.zeros((BC,), dtype=ACC)
+    s1 = tl.zeros((BC,), dtype=ACC)
+    sd = tl.zeros((BC,), dtype=ACC)
+    for i in range(steps):
+        m = (s * steps + i) * BM + tl.arange(0, BM)
+        o = n.to(tl.int64) * L * C + m[:, None] * C + c[None, :]
+        ok = (m < L)[:, None] & (c < C)[None, :]
+        gv = tl.load(g + o, mask=ok, other=0.0)
+        gv = tl.where(tl.load(y + o, mask=ok, other=0.0) <= 0, 0.0, gv)
+        tl.store(gi + o, gv.to(gi.dtype.element_ty), mask=ok)
+        gv = gv.to(ACC)
+        s0 += tl.sum(gv, axis=0)
+        s1 += tl.sum(gv * tl.load(x + o, mask=ok, other=0.0).to(ACC), axis=0)
+        if ID_NORM:
+            sd += tl.sum(gv * tl.load(identity + o, mask=ok, other=0.0).to(ACC), axis=0)
+    out = (n * tl.num_programs(1) + s) * C + c
+    tl.store(sum_g + out, s0, mask=c < C)
+    tl.store(sum_gx + out, s1, mask=c < C)
+    if ID_NORM:
+        tl.store(sum_gid + out, sd, mask=c < C)
+
+
+@triton.jit
+def _tail_input_grads(
+    gi,
+    x,
+    identity,
+    coefficients,
+    k2,
+    dx,
+    didentity,
+    L,
+    C: tl.constexpr,
+    BM: tl.constexpr,
+    BC: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Both BN gradients from one read of gi; coefficients [5,C]: scale, k1; scale, k1, k2 of identity."""
+    c = tl.program_id(0) * BC + tl.arange(0, BC)
+    m = tl.program_id(1) * BM + tl.arange(0, BM)
+    n = tl.program_id(2)
+    o = n.to(tl.int64) * L * C + m[:, None] * C + c[None, :]
+    ok_c = c < C
+    ok = (m < L)[:, None] & ok_c[None, :]
+    gv = tl.load(gi + o, mask=ok, other=0.0).to(ACC)
+    a = tl.load(coefficients + c, mask=ok_c, other=0.0)
+    k1 = tl.load(coefficients + C + c, mask=ok_c, other=0.0)
+    b = tl.load(k2 + n * C + c, mask=ok_c, other=0.0)
+    xv = tl.load(x + o, mask=ok, other=0.0).to(ACC)
+    v = gv * a[None, :] + xv * k1[None, :] + b[None, :]
+    tl.store(dx + o, v.to(dx.dtype.element_ty), mask=ok)
+    ia = tl.load(coefficients + 2 * C + c, mask=ok_c, other=0.0)
+    ik1 = tl.load(coefficients + 3 * C + c, mask=ok_c, other=0.0)
+    ik2 = tl.load(coefficients + 4 * C + c, mask=ok_c, other=0.0)
+    iv = tl.load(identity + o, mask=ok, other=0.0).to(ACC)
+    v = gv * ia[None, :] + iv * ik1[None, :] + ik2[None, :]
+    tl.store(didentity + o, v.to(didentity.dtype.element_ty), mask=ok)
+
+
+@register("bn_gc_add_relu")
+def _tail_op(
+    x: Tensor,
+    identity: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    inv_count: Tensor | None,
+    group: str,
+    sample_mean: Tensor | None,
+    fc1_weight: Tensor | None,
+    fc1_bias: Tensor | None,
+    fc2_weight: Tensor | None,
+    fc2_bias: Tensor | None,
+    id_scale: Tensor | None,
+    id_shift: Tensor | None,
+    id_mean: Tensor | None,
+    id_rstd: Tensor | None,
+    id_inv_count: Tensor | None,
+    id_group: str,
+) -> Tensor:
+    y, tile = torch.empty_like(x), table.row_tiles(x.shape[-1])[0]
+    if sample_mean is not None:
+        pooled = torch.addcmul(shift, sample_mean, scale)
+        shift = context_mlp(pooled, fc1_weight, fc1_bias, fc2_weight, fc2_bias) + shift
+    traceable(_tail_forward)[row_grid(x, tile)](
+        x,
+        identity,
+        scale,
+        shift,
+        scale if id_scale is None else id_scale,
+        scale if id_shift is None else id_shift,
+        y,
+        positions_of(x),
+        C=x.shape[-1],
+        SHIFT_PER_SAMPLE=sample_mean is not None,
+        ID_NORM=id_scale is not None,
+        BM=tile.rows,
+        BC=tile.channels,
+        ACC=accumulate_type(x),
+        num_warps=tile.warps,
+    )
+    return y
+
+
+@_tail_op.register_fake
+def _(x, *others):
+    return torch.empty_like(x)
+
+
+@register("bn_gc_add_relu_reduce")
+def tail_reduce(
+    g: Tensor, y: Tensor, x: Tensor, identity: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """gi and the sums of gi, gi * x and gi * identity per sample, [N, C]; without identity the last is [0,
+    C].
+    """
+    n, channels, positions = x.shape[0], x.shape[-1], positions_of(x)
+    tile = table.row_tiles(channels)[0]
+    programs, steps = table.splits(positions, n, channels, tile)
+    gi = torch.empty_like(x)
+    sums = [x.new_empty((n, programs, channels), dtype=accumulate_dtype(x)) for _ in range(2)]
+    sum_gid = x.new_empty((0 if identity is None else n, programs, channels), dtype=accumulate_dtype(x))
+    traceable(_tail_reduce)[(triton.cdiv(channels, tile.channels), programs, n)](
+        g,
+        y,
+        x,
+        x if identity is None else identity,
+        gi,
+        *sums,
+        sums[0] if identity is None else sum_gid,
+        positions,
+        steps,
+        C=channels,
+        ID_NORM=identity is not None,
+        BM=tile.rows,
+        BC=tile.channels,
+        ACC=accumulate_type(x),
+        num_warps=tile.warps,
+    )
+    return gi, sums[0].sum(1), sums[1].sum(1), sum_gid.sum(1)
+
+
+@tail_reduce.register_fake
+def _(g, y, x, identity):
+    n, channels, acc = x.shape[0], x.shape[-1], accumulate_dtype(x)
+    s0, s1 = (x.new_empty((n, channels), dtype=acc) for _ in range(2))
+    return torch.empty_like(x), s0, s1, x.new_empty((0 if identity is None else n, channels), dtype=acc)
+
+
+@register("bn_gc_add_relu_input_grads")
+def tail_input_grads(
+    gi: Tensor, x: Tensor, identity: Tensor, coefficients: Tensor, k2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """dx and d identity; coefficients [5, C] are scale, k1, id_scale, id_k1, id_k2; k2 [N, C]."""
+    dx, didentity, tile = torch.empty_like(x), torch.empty_like(x), table.row_tiles(x.shape[-1])[0]
+    traceable(_tail_input_grads)[row_grid(x, tile)](
+        gi,
+        x,
+        identity,
+        coefficients,
+        k2,
+        dx,
+        didentity,
+        positions_of(x),
+        C=x.shape[-1],
+        BM=tile.rows,
+        BC=tile.channels,
+        ACC=accumulate_type(x),
+        num_warps=tile.warps,
+    )
+    return dx, didentity
+
+
+@tail_input_grads.register_fake
+def _(gi, x, identity, coefficients, k2):
+    return torch.empty_like(x), torch.empty_like(x)
+
+
+def _setup(ctx, inputs, output):
+    tensors = [value for value in inputs if not isinstance(value, str)]
+    x, identity, *small = tensors
+    ctx.id_norm = inputs[13] is not None
+    ctx.save_for_backward(output, x, identity if ctx.id_norm else None, *small)
+    ctx.group, ctx.id_group = inputs[7], inputs[18]
+
+
+def _backward(ctx, g):
+    y, x, identity, *small = ctx.saved_tensors
+    scale, shift, mean, rstd, inv_count, sample_mean, w1, b1, w2, b2, *id_norm = small
+    gi, sum_g, sum_gx, sum_gid = tail_reduce(g.contiguous(), y, x, identity)
+    dcontext, k2_context = (None,) * 4, None
+    dscale, dshift = sum_gx.sum(0), sum_g.sum(0)
+    if sample_mean is not None:
+        pooled = torch.addcmul(shift, sample_mean, scale)
+        dpooled, *dcontext = _context_backward(pooled, w1, b1, w2, b2, sum_g)
+        dscale = dscale + (dpooled * sample_mean).sum(0)
+        dshift = dshift + dpooled.sum(0)
+        k2_context = scale * dpooled / positions_of(x)
+    k1, k2 = statistics_gradient(scale, mean, rstd, inv_count, ctx.group, dscale, dshift)
+    if k2_context is not None:
+        k2 = k2_context if k2 is None else k2 + k2_context
+    dnorm = (dscale, dshift, None, None, None, None)
+    if not ctx.id_norm:
+        dx = bn_input_grad(gi, x, scale, shift, k1, k2, False)
+        return dx, gi, *dnorm, None, *dcontext, *(None,) * 6
+    id_scale, _id_shift, id_mean, id_rstd, id_inv_count = id_norm
+    did_scale, did_shift = sum_gid.sum(0), sum_g.sum(0)
+    id_k1, id_k2 = statistics_gradient(
+        id_scale, id_mean, id_rstd, id_inv_count, ctx.id_group, did_scale, did_shift
+    )
+    zero = torch.zeros_like(scale)
+    rows = [scale, k1, id_scale, id_k1, id_k2]
+    coefficients = torch.stack([zero if row is None else row for row in rows])
+    k2_NC = (zero if k2 is None else k2).expand(x.shape[0], -1).contiguous()
+    dx, didentity = tail_input_grads(gi, x, identity, coefficients, k2_NC)
+    return dx, didentity, *dnorm, None, *dcontext, did_scale, did_shift, None, None, None, None
+
+
+def _context_backward(pooled, w1, b1, w2, b2, dgc):
+    """Gradients of `context_mlp`: of pooled, then of the four parameters in their own dtypes."""
+    dtype = pooled.dtype
+    with torch.autocast(pooled.device.type, enabled=False):
+        hidden = torch.nn.functional.linear(pooled, w1.to(dtype), b1.to(dtype)).relu()
+        dhidden = torch.where(hidden <= 0, 0.0, dgc @ w2.to(dtype))
+        grads = (dhidden.t() @ pooled, dhidden.sum(0), dgc.t() @ hidden, dgc.sum(0))
+        dpooled = dhidden @ w1.to(dtype)
+    return dpooled, *(grad.to(p.dtype) for grad, p in zip(grads, (w1, b1, w2, b2), strict=True))
+
+
+_tail_op.register_autograd(_backward, setup_context=_setup)
+
+
+def bn_gc_add_relu(
+    x_NTHWC: Tensor,
+    identity_NTHWC: Tensor,
+    norm: Norm,
+    *,
+    context: Context | None = None,
+    identity_norm: Norm | None = None,
+) -> Tensor:
+    """``relu(z + gc(mean(z)) + identity)`` with z = scale * x + shift, in x's dtype; a NaN stays a NaN.
+
+    ``context`` adds the global context of every sample to all its positions. ``identity_norm`` is the BN of
+    the downsample branch, then identity_NTHWC is its convolution's raw output. Gradients reach x, identity,
+    the context's parameters and the Norms' scale and shift; those of x and of a normed identity include the
+    path through their batch statistics. Autocast does not change it. Raises ValueError when shapes, dtypes or
+    layouts do not fit.
+    """
+    op = "bn_gc_add_relu"
+    check_activations(op, x_NTHWC=x_NTHWC, identity_NTHWC=identity_NTHWC)
+    check_same_shape(op, x_NTHWC=x_NTHWC, identity_NTHWC=identity_NTHWC)
+    check_norm(op, x_NTHWC, norm=norm, identity_norm=identity_norm)
+    sample_mean, *parameters = context if context is not None else (None,) * 5
+    if context is not None:
+        n, channels = x_NTHWC.shape[0], x_NTHWC.shape[-1]
+        check_vectors(op, x_NTHWC, **{"context.sample_mean": (sample_mean, (n, channels))})
+        sample_mean = sample_mean.detach()
+    id_norm = identity_norm if identity_norm is not None else (None,) * 5 + ("",)
+    return _tail_op(x_NTHWC, identity_NTHWC, *norm, sample_mean, *parameters, *id_norm)

@@ -1,0 +1,146 @@
+"""Which tile each kernel uses, and for which shapes it replaces the composed operators.
+
+Tiles are chosen by shape alone, never by timing at run time: statistics merge per tile, so another tile is
+another rounding, and a run must repeat itself bit for bit. Every entry is a prediction of the byte model in
+docs/kernels.md until benchmarks/bench_kernels.py has measured it on a GPU; `MEASURED` lists the entries it
+has.
+"""
+
+from typing import NamedTuple
+
+MEASURED: tuple[str, ...] = ()
+
+# Enough programs for eight per multiprocessor of a 132-multiprocessor GPU; a constant, so that results do not
+# depend on the device.
+PROGRAMS = 1056
+
+
+class Fused(NamedTuple):
+    """Whether a kernel replaces the composed operators for a shape, and why."""
+
+    fused: bool
+    reason: str
+
+
+def use_fused(op: str, *, inputs: int, outputs: int, taps: int = 1, stride: int = 1) -> Fused:
+    """Fused or composed, for an operator of `fused` on ``inputs`` -> ``outputs`` channels.
+
+    The predictions behind it: passes over memory are what the kernels save, so the element-wise operators
+    always pay; a GEMM pays while its convolution is bound by bytes, that is at low FLOP per byte; where it is
+    bound by FLOPs cuDNN is the faster one, and at stride 2 the gradient kernel computes four times what it
+    needs. Raises ValueError for an operator that the table does not know.
+    """
+    if op in ELEMENTWISE:
+        return Fused(True, "prediction: saves passes over memory at every shape")
+    if op not in GEMMS:
+        raise ValueError(f"use_fused: {op!r}; it must be one of {', '.join((*ELEMENTWISE, *GEMMS))}")
+    if inputs % 16 or outputs % 16:
+        return Fused(False, f"{inputs} -> {outputs} channels are no multiples of 16")
+    if stride != 1:
+        return Fused(False, "prediction: the stride-2 gradient kernel wastes three quarters of its products")
+    flop_per_byte = taps * inputs * outputs / (inputs + outputs)  # 2 * taps * i * o FLOP, (i + o) * 2 bytes
+    if flop_per_byte > BREAK_EVEN_FLOP_PER_BYTE:
+        return Fused(
+            False, f"prediction: {flop_per_byte:.0f} FLOP per byte, cuDNN is bound by FLOPs and faster"
+        )
+    return Fused(True, f"prediction: {flop_per_byte:.0f} FLOP per byte, bound by memory")
+
+
+ELEMENTWISE = ("channel_stats", "bn_finalize", "bn_relu_apply", "bn_gc_add_relu", "bn_relu_maxpool")
+GEMMS = ("tap_gemm", "tap_gemm_fork")
+# An H100 has 266 FLOP per byte (798 TFLOP/s over 3.0 TB/s, its data sheet's dense bf16 and a usual copy
+# rate); a Triton GEMM with pointer loads is taken to reach two thirds of the matrix rate, and a fused one
+# needs no more than its bytes.
+BREAK_EVEN_FLOP_PER_BYTE = 266 * 2 / 3
+
+
+class Rows(NamedTuple):
+    """Tile of an element-wise or reducing kernel: ``rows`` positions times ``channels``."""
+
+    rows: int
+    channels: int
+    warps: int
+
+
+def next_power_of_two(value: int) -> int:
+    """The smallest power of two that is at least ``value``."""
+    return 1 << (value - 1).bit_length()
+
+
+def row_tiles(channels: int) -> tuple[Rows, ...]:
+    """Candidate tiles for ``channels``, the one in use first; 8 elements per thread are one 16-byte bf16
+    load.
+    """
+    width = min(128, next_power_of_two(channels))
+    return tuple(
+        Rows(elements // width, width, warps) for elements, warps in ((4096, 4), (2048, 4), (8192, 8))
+    )
+
+
+def pool_tiles(channels: int) -> tuple[Rows, ...]:
+    """Candidates for the pool kernels: for sm_90 4096 elements compile to 201 registers, 2048 to 112."""
+    large, small, wide = row_tiles(channels)
+    return small, large, wide
+
+
+def splits(positions: int, samples: int, channels: int, tile: Rows) -> tuple[int, int]:
+    """(programs along the positions of one sample, tiles per program) of a reducing kernel; no program is
+    empty.
+    """
+    tiles = -(-positions // tile.rows)
+    others = samples * -(-channels // tile.channels)
+    per_program = max(1, tiles * others // PROGRAMS)
+    return -(-tiles // per_program), per_program
+
+
+class Gemm(NamedTuple):
+    """Tile of `tap_gemm`: rows (positions) x outputs (channels), ``depth`` input channels per step."""
+
+    rows: int
+    outputs: int
+    depth: int
+    warps: int
+    stages: int
+
+
+def gemm_tiles(source: int, channels: int, positions: int) -> tuple[Gemm, ...]:
+    """Candidates for ``source`` -> ``channels`` with ``positions`` per sample, the one in use first.
+
+    128 rows when they waste less than a quarter of the last tile; the 128x128 tile has 8 warps because 4
+    spill.
+    """
+    depth = min(64, power_of_two_divisor(source))
+    outputs = min(128, power_of_two_divisor(channels))
+    rows = 128 if -(-positions // 128) * 128 <= 1.25 * positions else 64
+    pairs = [(rows, outputs), (64, outputs), (rows, min(64, outputs)), (128, outputs)]
+    tiles = [Gemm(m, n, depth, 8 if m * n >= 128 * 128 else 4, 3) for m, n in dict.fromkeys(pairs)]
+    return (*tiles, tiles[0]._replace(depth=min(32, depth), stages=4))
+
+
+class Wgrad(NamedTuple):
+    """Tile of `tap_wgrad`: ``rows`` positions per step, an inputs x outputs block of the weight."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    warps: int
+    stages: int
+
+
+def wgrad_tiles(source: int, channels: int) -> tuple[Wgrad, ...]:
+    """Candidates for a ``source`` x ``channels`` weight, the one in use first."""
+    inputs, outputs = min(128, power_of_two_divisor(source)), min(128, power_of_two_divisor(channels))
+    pairs = [(inputs, outputs), (min(64, inputs), outputs), (min(64, inputs), min(64, outputs))]
+    return tuple(Wgrad(64, i, o, 8 if i * o >= 128 * 128 else 4, 3) for i, o in dict.fromkeys(pairs))
+
+
+def wgrad_splits(count: int, blocks: int, tile: Wgrad) -> tuple[int, int]:
+    """(splits of the positions, tiles per split): about two programs per multiprocessor, none empty."""
+    tiles = -(-count // tile.rows)
+    per_split = max(1, tiles * blocks // (PROGRAMS // 4))
+    return -(-tiles // per_split), per_split
+
+
+def power_of_two_divisor(value: int) -> int:
+    """The largest power of two that divides ``value``."""
+    return value & -value

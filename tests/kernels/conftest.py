@@ -1,0 +1,1 @@
+"""Puts this folder on the path: two_blocks.py serves tests in both processes."""

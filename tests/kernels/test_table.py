@@ -1,0 +1,54 @@
+"""The shape table: what it decides, and that every tile it can choose fits its shape."""
+
+import pytest
+
+from fastplan.kernels import table
+
+
+@pytest.mark.parametrize("channels", [16, 24, 48, 64, 96, 160, 256, 1024, 2048])
+def test_row_tiles_cover_the_channels(channels):
+    for tile in (*table.row_tiles(channels), *table.pool_tiles(channels)):
+        assert tile.channels & (tile.channels - 1) == 0 and tile.rows & (tile.rows - 1) == 0
+        assert tile.channels >= min(channels, 128)
+
+
+@pytest.mark.parametrize(("source", "channels"), [(16, 16), (48, 96), (64, 256), (1024, 256), (80, 320)])
+@pytest.mark.parametrize("positions", [1, 49, 196, 12544])
+def test_gemm_tiles_divide_the_channels(source, channels, positions):
+    for tile in table.gemm_tiles(source, channels, positions):
+        assert source % tile.depth == 0 and channels % tile.outputs == 0
+        assert tile.depth >= 16 and tile.outputs >= 16  # tl.dot takes no less
+    for tile in table.wgrad_tiles(source, channels):
+        assert source % tile.inputs == 0 and channels % tile.outputs == 0
+
+
+def test_short_samples_waste_no_half_tile():
+    assert table.gemm_tiles(64, 64, 49)[0].rows == 64
+    assert table.gemm_tiles(64, 64, 12544)[0].rows == 128
+
+
+@pytest.mark.parametrize(("positions", "samples", "channels"), [(1, 1, 64), (49, 16, 2048), (12544, 16, 256)])
+def test_no_program_of_a_reduction_is_empty(positions, samples, channels):
+    tile = table.row_tiles(channels)[0]
+    programs, steps = table.splits(positions, samples, channels, tile)
+    assert (programs - 1) * steps * tile.rows < positions <= programs * steps * tile.rows
+    wgrad = table.wgrad_tiles(channels, channels)[0]
+    programs, steps = table.wgrad_splits(positions, 4, wgrad)
+    assert (programs - 1) * steps * wgrad.rows < positions <= programs * steps * wgrad.rows
+
+
+def test_decisions():
+    assert table.use_fused("bn_gc_add_relu", inputs=2048, outputs=2048).fused
+    assert table.use_fused("tap_gemm", inputs=64, outputs=256).fused  # layer 1
+    assert table.use_fused("tap_gemm", inputs=64, outputs=64, taps=3).fused
+    assert not table.use_fused("tap_gemm", inputs=512, outputs=2048).fused  # layer 4
+    assert not table.use_fused("tap_gemm", inputs=64, outputs=64, taps=11, stride=2).fused
+    assert not table.use_fused("tap_gemm", inputs=3, outputs=64).fused
+    with pytest.raises(ValueError, match="conv7"):
+        table.use_fused("conv7", inputs=1, outputs=1)
+
+
+def test_unmeasured_entries_say_so():
+    for op in (*table.ELEMENTWISE, *table.GEMMS):
+        decision = table.use_fused(op, inputs=64, outputs=64)
+        assert op in table.MEASURED or decision.reason.startswith("prediction")
