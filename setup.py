@@ -21,6 +21,7 @@ setup(
         "fastplan.train",
         "fastplan.benchmarks",
         "fastplan.configs",
+        "fastplan.kernels",
     ],
     # The top-level folders `kernels`, `configs` and `benchmarks` install inside the fastplan package:
     # `kernels` alone is the import name of another package on PyPI.
@@ -28,6 +29,7 @@ setup(
         "fastplan": "fastplan",
         "fastplan.benchmarks": "benchmarks",
         "fastplan.configs": "configs",
+        "fastplan.kernels": "kernels",
     },
     package_data={"fastplan.configs": ["*.yaml", "state_graphs/*.yaml", "plans/*.yaml"]},
     install_requires=[

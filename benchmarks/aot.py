@@ -40,9 +40,7 @@ TENSOR_CORE = {80: r"HMMA", 90: r"HGMMA", 100: r"UTC\w*MMA", 120: r"HMMA"}
 OTHER_ARCHITECTURES = (80, 100, 120)  # one configuration each; sm_90 gets all of them
 
 BF16 = set(["x", "y", "g", "gi", "identity", "dx", "didentity", "w", "residual", "raw"])
-INT32 = set(
-    ["L", "T", "H", "W", "OT", "OH", "OW", "OL", "N", "M", "steps", "tiles", "rows_per_tile", "positions"]
-)
+INT32 = set(["L", "T", "H", "W", "OT", "OH", "OW", "OL", "N", "M", "steps", "tiles", "rows_per_tile", "positions"])
 TYPES = {**dict.fromkeys(BF16, "*bf16"), **dict.fromkeys(INT32, "i32"), "eps": "fp32", "index": "*u8"}
 
 
@@ -128,9 +126,7 @@ def gemm_cases() -> Iterator[Case]:
             constants = {**fixed, **dict.fromkeys(flags, True), **shape, **block}
             name = f"{label} {source}->{channels}, {tile.rows}x{tile.outputs}x{tile.depth}"
             primary = rank == 0 and "PROLOGUE" in flags
-            yield Case(
-                tap_gemm._tap_gemm, name, constants, tile.warps, tile.stages, gemm=True, primary=primary
-            )
+            yield Case(tap_gemm._tap_gemm, name, constants, tile.warps, tile.stages, gemm=True, primary=primary)
     for source, channels, taps, prologue in ((64, 256, 1, True), (256, 256, 3, True), (256, 256, 11, False)):
         for rank, tile in enumerate(table.wgrad_tiles(source, channels)):
             shape = {"SRC": source, "DST": channels, "TAPS": taps, "STRIDE": 1, "PROLOGUE": prologue}

@@ -53,9 +53,7 @@ def relative_error(got: Tensor, want: Tensor) -> float:
     return ((got.double() - want).norm() / want.norm().clamp_min(1e-30)).item()
 
 
-def gradients(
-    function: Callable[..., Tensor], inputs: dict[str, Tensor], gradient: Tensor | None
-) -> list[Tensor]:
+def gradients(function: Callable[..., Tensor], inputs: dict[str, Tensor], gradient: Tensor | None) -> list[Tensor]:
     """The output, and with ``gradient`` the gradients of all inputs that the output depends on."""
     leaves = {name: value.detach().requires_grad_(gradient is not None) for name, value in inputs.items()}
     y = function(leaves)
@@ -139,9 +137,7 @@ def configuration(rank: int) -> Iterator[None]:
             setattr(table, name, choose)
 
 
-def measure(
-    case: Case, rank: int, device: torch.device, dtype: torch.dtype, copy_rate: float
-) -> Iterator[Row]:
+def measure(case: Case, rank: int, device: torch.device, dtype: torch.dtype, copy_rate: float) -> Iterator[Row]:
     """Check, then time both directions; baselines only beside the configuration in use."""
     with configuration(rank):
         check_dtype = case.check_dtype or dtype
@@ -189,9 +185,7 @@ def markdown(rows: list[Row], device_name: str, dtype: torch.dtype, copy_rate: f
         "|" + "---|" * (len(Row._fields) + 1),
     ]
     for row in rows:
-        cells = [
-            f"{cell:.3g}" if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row
-        ]
+        cells = [f"{cell:.3g}" if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row]
         ratio = f"{row.eager_us / row.ours_us:.2f}" if row.ours_us and row.eager_us else ""
         lines.append("| " + " | ".join([*cells, ratio]) + " |")
     return "\n".join(lines) + "\n"

@@ -72,9 +72,7 @@ def cases(tiny: bool) -> list[Case]:
         _, t, h, w, channels = case.shape
         if tiny:
             shape = (2, t, 5 if h == w else h, 5, 32)
-            case = case._replace(
-                shape=shape, outputs=64 if case.outputs > channels else 32 if case.outputs else 0
-            )
+            case = case._replace(shape=shape, outputs=64 if case.outputs > channels else 32 if case.outputs else 0)
         made.append(case)
     return made
 
@@ -86,9 +84,7 @@ def _finalize(k: ModuleType, stats: tuple[Tensor, Tensor], v: Inputs, prefix: st
 def _batch_norm(x_NTHWC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Training BN on the 4-D channels-last view, PyTorch's fastest layout for it."""
     flat = x_NTHWC.flatten(0, 1).permute(0, 3, 1, 2)
-    return (
-        F.batch_norm(flat, None, None, weight, bias, True).permute(0, 2, 3, 1).unflatten(0, x_NTHWC.shape[:2])
-    )
+    return F.batch_norm(flat, None, None, weight, bias, True).permute(0, 2, 3, 1).unflatten(0, x_NTHWC.shape[:2])
 
 
 def _conv(x_NTHWC: Tensor, w_KIO: Tensor) -> Tensor:
@@ -186,10 +182,7 @@ def _layer(number: int, expanded: bool = False) -> tuple[int, int, int, int, int
 
 _CASES: list[Case] = [
     # forward: statistics read x, the tail reads x and the identity and writes y; backward: 4 + 3
-    *(
-        Case(f"tail, layer {i}", _layer(i, True), 0, _BLOCK, _tail, _tail_eager, (4, 0), (7, 0))
-        for i in _LAYERS
-    ),
+    *(Case(f"tail, layer {i}", _layer(i, True), 0, _BLOCK, _tail, _tail_eager, (4, 0), (7, 0)) for i in _LAYERS),
     Case(
         "tail with downsample, layer 1",
         _layer(1, True),
@@ -200,10 +193,7 @@ _CASES: list[Case] = [
         (5, 0),
         (10, 0),
     ),
-    *(
-        Case(f"bn_relu_apply, layer {i}", _layer(i), 0, _BN, _relu, _relu_eager, (3, 0), (5, 0))
-        for i in (1, 3)
-    ),
+    *(Case(f"bn_relu_apply, layer {i}", _layer(i), 0, _BN, _relu, _relu_eager, (3, 0), (5, 0)) for i in (1, 3)),
     Case(
         "stem pool",
         (16, 4, 112, 112, 64),
@@ -232,10 +222,7 @@ _CASES: list[Case] = [
         )
         for i in _LAYERS
     ),
-    *(
-        Case(f"P3D-C t, layer {i}", _layer(i), 0, ("w",), _p3d_c, _p3d_c_eager, (2, 0), (7, 0), 3)
-        for i in (1, 2, 3)
-    ),
+    *(Case(f"P3D-C t, layer {i}", _layer(i), 0, ("w",), _p3d_c, _p3d_c_eager, (2, 0), (7, 0), 3) for i in (1, 2, 3)),
     Case(
         "evaluation, layer 1",
         _layer(1),

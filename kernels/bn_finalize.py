@@ -73,8 +73,7 @@ def _merge_tiles(
         ok = (t < tiles)[:, None] & (c < C)[None, :]
         rows = tl.minimum(L - t * rows_per_tile, rows_per_tile).to(ACC)
         acc += tl.sum(
-            tl.load(tile_mean + (n * tiles + t)[:, None] * C + c[None, :], mask=ok, other=0.0)
-            * rows[:, None],
+            tl.load(tile_mean + (n * tiles + t)[:, None] * C + c[None, :], mask=ok, other=0.0) * rows[:, None],
             0,
         )
     center = acc / L.to(ACC)
@@ -85,9 +84,7 @@ def _merge_tiles(
         rows = tl.minimum(L - t * rows_per_tile, rows_per_tile).to(ACC)
         at = (n * tiles + t)[:, None] * C + c[None, :]
         d = tl.load(tile_mean + at, mask=ok, other=0.0) - center[None, :]
-        spread += tl.sum(
-            tl.where(ok, tl.load(tile_m2 + at, mask=ok, other=0.0) + d * d * rows[:, None], 0.0), 0
-        )
+        spread += tl.sum(tl.where(ok, tl.load(tile_m2 + at, mask=ok, other=0.0) + d * d * rows[:, None], 0.0), 0)
     tl.store(mean + n * C + c, center, mask=c < C)
     tl.store(m2 + n * C + c, spread, mask=c < C)
 
@@ -300,8 +297,6 @@ def bn_finalize(
         total = mean.new_tensor(float(positions * n))
         mean, m2, count = merge_over_ranks(local, local_m2, total, group)
         mean, m2, count = mean[None], m2[None], count.reshape(1)
-    scale, shift, mean, rstd, variance, inv_count = _bn_finalize_op(
-        weight_C, bias_C, mean, m2, count, positions, eps
-    )
+    scale, shift, mean, rstd, variance, inv_count = _bn_finalize_op(weight_C, bias_C, mean, m2, count, positions, eps)
     update_running(running_mean_C, running_var_C, mean, variance, momentum)
     return Norm(scale, shift, mean, rstd, inv_count, group)

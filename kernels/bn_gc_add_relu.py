@@ -198,9 +198,7 @@ def _(x, *others):
 
 
 @register("bn_gc_add_relu_reduce")
-def tail_reduce(
-    g: Tensor, y: Tensor, x: Tensor, identity: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def tail_reduce(g: Tensor, y: Tensor, x: Tensor, identity: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """gi and the sums of gi, gi * x and gi * identity per sample, [N, C]; without identity the last is [0,
     C].
     """
@@ -295,9 +293,7 @@ def _backward(ctx, g):
         return dx, gi, *dnorm, None, *dcontext, *(None,) * 6
     id_scale, _id_shift, id_mean, id_rstd, id_inv_count = id_norm
     did_scale, did_shift = sum_gid.sum(0), sum_g.sum(0)
-    id_k1, id_k2 = statistics_gradient(
-        id_scale, id_mean, id_rstd, id_inv_count, ctx.id_group, did_scale, did_shift
-    )
+    id_k1, id_k2 = statistics_gradient(id_scale, id_mean, id_rstd, id_inv_count, ctx.id_group, did_scale, did_shift)
     zero = torch.zeros_like(scale)
     rows = [scale, k1, id_scale, id_k1, id_k2]
     coefficients = torch.stack([zero if row is None else row for row in rows])

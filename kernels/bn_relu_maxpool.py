@@ -80,9 +80,7 @@ def _pool_forward(
 
 
 @triton.jit
-def _gather(
-    g, index, n, m, c, L, H, W, OT, OH, OW, C: tl.constexpr, SPATIAL: tl.constexpr, ACC: tl.constexpr
-):
+def _gather(g, index, n, m, c, L, H, W, OT, OH, OW, C: tl.constexpr, SPATIAL: tl.constexpr, ACC: tl.constexpr):
     """The gradient that reaches input positions m of sample n: sum of g over the windows that m won."""
     ow = m % W
     oh = (m // W) % H

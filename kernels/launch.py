@@ -102,9 +102,7 @@ def check_same_shape(op: str, **named: Tensor | None) -> None:
     """Raise ValueError unless all the given tensors have one shape."""
     shapes = {name: tuple(x.shape) for name, x in named.items() if x is not None}
     if len(set(shapes.values())) > 1:
-        raise ValueError(
-            f"{op}: shapes differ: " + ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        )
+        raise ValueError(f"{op}: shapes differ: " + ", ".join(f"{name} {shape}" for name, shape in shapes.items()))
 
 
 def check_vectors(op: str, like: Tensor, **named: tuple[Tensor | None, tuple[int, ...]]) -> None:
@@ -118,8 +116,6 @@ def check_vectors(op: str, like: Tensor, **named: tuple[Tensor | None, tuple[int
         if tuple(vector.shape) != shape:
             raise ValueError(f"{op}: {name} has shape {tuple(vector.shape)}; it must be {shape}")
         if vector.dtype != dtype or vector.device != like.device:
-            raise ValueError(
-                f"{op}: {name} is {vector.dtype} on {vector.device}; it must be {dtype} on {like.device}"
-            )
+            raise ValueError(f"{op}: {name} is {vector.dtype} on {vector.device}; it must be {dtype} on {like.device}")
         if not vector.is_contiguous():
             raise ValueError(f"{op}: {name} is not contiguous")

@@ -50,9 +50,7 @@ def accumulate_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def frozen_norm(
-    running_mean_C: Tensor, running_var_C: Tensor, weight_C: Tensor, bias_C: Tensor, *, eps: float
-) -> Norm:
+def frozen_norm(running_mean_C: Tensor, running_var_C: Tensor, weight_C: Tensor, bias_C: Tensor, *, eps: float) -> Norm:
     """The Norm of an evaluation or frozen BN: running statistics, differentiable in weight and bias only."""
     rstd = torch.rsqrt(running_var_C.detach() + eps)
     mean = running_mean_C.detach()

@@ -71,9 +71,7 @@ def update_running(
             running_var_C.lerp_(var_C.to(running_var_C.dtype), momentum)
 
 
-def merge_over_ranks(
-    mean_C: Tensor, m2_C: Tensor, total: Tensor, group: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def merge_over_ranks(mean_C: Tensor, m2_C: Tensor, total: Tensor, group: str) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, M2 and count over all ranks of ``group`` from one all-reduce of 2C + 1 fp64 numbers.
 
     fp64 makes the sums of squares safe: their cancellation loses digits that fp32 statistics do not have.

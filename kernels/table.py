@@ -40,9 +40,7 @@ def use_fused(op: str, *, inputs: int, outputs: int, taps: int = 1, stride: int 
         return Fused(False, "prediction: the stride-2 gradient kernel wastes three quarters of its products")
     flop_per_byte = taps * inputs * outputs / (inputs + outputs)  # 2 * taps * i * o FLOP, (i + o) * 2 bytes
     if flop_per_byte > BREAK_EVEN_FLOP_PER_BYTE:
-        return Fused(
-            False, f"prediction: {flop_per_byte:.0f} FLOP per byte, cuDNN is bound by FLOPs and faster"
-        )
+        return Fused(False, f"prediction: {flop_per_byte:.0f} FLOP per byte, cuDNN is bound by FLOPs and faster")
     return Fused(True, f"prediction: {flop_per_byte:.0f} FLOP per byte, bound by memory")
 
 
@@ -72,9 +70,7 @@ def row_tiles(channels: int) -> tuple[Rows, ...]:
     load.
     """
     width = min(128, next_power_of_two(channels))
-    return tuple(
-        Rows(elements // width, width, warps) for elements, warps in ((4096, 4), (2048, 4), (8192, 8))
-    )
+    return tuple(Rows(elements // width, width, warps) for elements, warps in ((4096, 4), (2048, 4), (8192, 8)))
 
 
 def pool_tiles(channels: int) -> tuple[Rows, ...]:

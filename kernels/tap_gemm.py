@@ -327,9 +327,7 @@ def tap_gemm(
     if residual is not None and tuple(residual.shape) != shape:
         raise ValueError(f"{op}: residual_NTHWC has shape {tuple(residual.shape)}, the output {shape}")
     if add_input and (norm is not None or residual is not None or tuple(x.shape) != shape):
-        raise ValueError(
-            f"{op}: add_input needs an output of x's shape {tuple(x.shape)}, no norm and no residual"
-        )
+        raise ValueError(f"{op}: add_input needs an output of x's shape {tuple(x.shape)}, no norm and no residual")
     vectors = norm if norm is not None else (None,) * 5 + ("",)
     y, mean, m2 = _tap_gemm_op(x, w, bias_C, residual, *vectors, stride, add_input, relu, stats)
     return (y, mean, m2) if stats else (y, None, None)
@@ -341,15 +339,11 @@ def check_convolution(op: str, x_NTHWC: Tensor, weight_KIO: Tensor, stride: int)
     """
     w, channels = weight_KIO, x_NTHWC.shape[-1]
     if w.ndim != 3 or w.shape[0] not in TAPS or w.shape[1] != channels:
-        raise ValueError(
-            f"{op}: weight_KIO has shape {tuple(w.shape)}; it must be (1 or 3 or 11, {channels}, O)"
-        )
+        raise ValueError(f"{op}: weight_KIO has shape {tuple(w.shape)}; it must be (1 or 3 or 11, {channels}, O)")
     if w.shape[1] % 16 or w.shape[2] % 16:
         raise ValueError(f"{op}: {w.shape[1]} -> {w.shape[2]} channels; both must be multiples of 16")
     if w.dtype != x_NTHWC.dtype or w.device != x_NTHWC.device:
-        raise ValueError(
-            f"{op}: weight_KIO is {w.dtype} on {w.device}, x {x_NTHWC.dtype} on {x_NTHWC.device}"
-        )
+        raise ValueError(f"{op}: weight_KIO is {w.dtype} on {w.device}, x {x_NTHWC.dtype} on {x_NTHWC.device}")
     if not w.is_contiguous():
         raise ValueError(f"{op}: weight_KIO is not contiguous")
     if stride not in (1, 2):

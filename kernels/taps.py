@@ -24,9 +24,7 @@ def pack_taps(weight_OITHW: Tensor) -> Tensor:
     Raises ValueError for another kernel size.
     """
     if tuple(weight_OITHW.shape[2:]) not in ((1, 1, 1), (3, 1, 1)):
-        raise ValueError(
-            f"pack_taps: kernel {tuple(weight_OITHW.shape[2:])}; it must be (1, 1, 1) or (3, 1, 1)"
-        )
+        raise ValueError(f"pack_taps: kernel {tuple(weight_OITHW.shape[2:])}; it must be (1, 1, 1) or (3, 1, 1)")
     return weight_OITHW.flatten(2).permute(2, 1, 0).contiguous()
 
 
@@ -55,10 +53,7 @@ def fold_norm(weight_KIO: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
 def dense_kernel(weight_KIO: Tensor) -> Tensor:
     """The packed weight as an ordinary convolution kernel [O,I,T,H,W]; 11 taps become 3x3x3 with 16 zeros."""
     taps, shape = TAPS[weight_KIO.shape[0]], KERNEL_SHAPE[weight_KIO.shape[0]]
-    at = [
-        ((dt + shape[0] // 2) * shape[1] + dh + shape[1] // 2) * shape[2] + dw + shape[2] // 2
-        for dt, dh, dw in taps
-    ]
+    at = [((dt + shape[0] // 2) * shape[1] + dh + shape[1] // 2) * shape[2] + dw + shape[2] // 2 for dt, dh, dw in taps]
     size = shape[0] * shape[1] * shape[2]
     dense = weight_KIO.new_zeros(size, *weight_KIO.shape[1:]).index_copy(
         0, torch.tensor(at, device=weight_KIO.device), weight_KIO

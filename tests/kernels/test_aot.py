@@ -7,9 +7,7 @@ from fastplan.kernels import launch
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        launch.INTERPRET, reason="the interpreter replaces the kernels that are to be compiled"
-    ),
+    pytest.mark.skipif(launch.INTERPRET, reason="the interpreter replaces the kernels that are to be compiled"),
 ]
 
 

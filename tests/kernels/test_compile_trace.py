@@ -41,14 +41,10 @@ def absent_gpu(monkeypatch):
 def record(graphs):
     def compiler(graph, _inputs):
         graphs.append(graph)
-        outputs = [
-            node.meta["val"] if node is not None else None for node in graph.graph.output_node().args[0]
-        ]
+        outputs = [node.meta["val"] if node is not None else None for node in graph.graph.output_node().args[0]]
 
         def run(_arguments):
-            return [
-                torch.zeros(v.shape, dtype=v.dtype) if isinstance(v, torch.Tensor) else v for v in outputs
-            ]
+            return [torch.zeros(v.shape, dtype=v.dtype) if isinstance(v, torch.Tensor) else v for v in outputs]
 
         run._boxed_call = True
         return run
@@ -63,8 +59,7 @@ def test_training_step_is_one_graph_of_launches(absent_gpu):
     step(TwoBlocks(), torch.zeros(2, 3, 8, 8, WIDTH, dtype=torch.bfloat16)).sum().backward()
     assert len(graphs) == 2
     launches = [
-        [node for node in graph.graph.nodes if node.target is triton_kernel_wrapper_functional]
-        for graph in graphs
+        [node for node in graph.graph.nodes if node.target is triton_kernel_wrapper_functional] for graph in graphs
     ]
     # forward: pool and 8 statistics or convolutions per block with their merges; nothing may be left opaque
     assert all(len(nodes) > 15 for nodes in launches), [len(nodes) for nodes in launches]

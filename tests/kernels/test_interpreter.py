@@ -26,9 +26,7 @@ def test_interpreted(name):
         timeout=540,
     )
     if run.returncode != 0:
-        pytest.fail(
-            f"{name} under the interpreter:\n{run.stdout[-6000:]}\n{run.stderr[-2000:]}", pytrace=False
-        )
+        pytest.fail(f"{name} under the interpreter:\n{run.stdout[-6000:]}\n{run.stderr[-2000:]}", pytrace=False)
 
 
 def test_there_are_interpreter_tests():

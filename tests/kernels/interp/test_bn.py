@@ -30,9 +30,7 @@ def test_statistics(shape, dtype):
     want_mean, want_m2 = reference.channel_stats(x.double())
     assert_close("mean", mean, want_mean, torch.float32)
     assert_close("m2", m2, want_m2, torch.float32, factor=100)  # x - mean keeps 5 of fp32's 7 digits
-    assert_close(
-        "var", want_m2 / x[0, ..., 0].numel(), x.double().var((1, 2, 3), correction=0), torch.float64
-    )
+    assert_close("var", want_m2 / x[0, ..., 0].numel(), x.double().var((1, 2, 3), correction=0), torch.float64)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -70,11 +68,7 @@ def tail(training, context, downsample):
             return batch_norm(k, x, weight, bias)[0] if training else frozen(weight, bias)
 
         bn = norm(v["x"], v["weight"], v["bias"])
-        gc = (
-            Context(k.channel_stats(v["x"])[0], v["fc1"], v["fc1_bias"], v["fc2"], v["fc2_bias"])
-            if context
-            else None
-        )
+        gc = Context(k.channel_stats(v["x"])[0], v["fc1"], v["fc1_bias"], v["fc2"], v["fc2_bias"]) if context else None
         down = norm(v["identity"], v["id_weight"], v["id_bias"]) if downsample else None
         return k.bn_gc_add_relu(v["x"], v["identity"], bn, context=gc, identity_norm=down)
 
@@ -114,9 +108,7 @@ def test_reference_is_the_composed_block():
     def composed(_k, v):
         def norm(x, weight, bias):
             moved = x.permute(0, 4, 1, 2, 3)
-            return torch.nn.functional.batch_norm(moved, None, None, weight, bias, True).permute(
-                0, 2, 3, 4, 1
-            )
+            return torch.nn.functional.batch_norm(moved, None, None, weight, bias, True).permute(0, 2, 3, 4, 1)
 
         z = norm(v["x"], v["weight"], v["bias"])
         hidden = torch.relu(z.mean((1, 2, 3)) @ v["fc1"].t() + v["fc1_bias"])

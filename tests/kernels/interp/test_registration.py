@@ -84,9 +84,7 @@ def test_compiled_training_step():
 
 def calls():
     vectors = Norm(*torch.ones(4, 16))
-    context = Context(
-        torch.zeros(1, 16), torch.zeros(1, 16), torch.zeros(1), torch.zeros(16, 1), torch.zeros(16)
-    )
+    context = Context(torch.zeros(1, 16), torch.zeros(1, 16), torch.zeros(1), torch.zeros(16, 1), torch.zeros(16))
     return {
         "channel_stats": fused.channel_stats,
         "bn_relu_apply": lambda x: fused.bn_relu_apply(x, vectors),

@@ -151,9 +151,7 @@ def test_p3d_b(stride):
     got = check(merged, inputs, torch.float32)
     gradient = torch.randn_like(got["y"])
     got = run(merged, fused, inputs, gradient)
-    want = run(
-        composed, reference, {name: value.double() for name, value in inputs.items()}, gradient.double()
-    )
+    want = run(composed, reference, {name: value.double() for name, value in inputs.items()}, gradient.double())
     for name, value in want.items():
         assert_close(name, got[name], value, torch.float32)
 
@@ -182,9 +180,7 @@ def test_autocast_casts_like_a_convolution():
         with torch.autocast("cpu", torch.bfloat16):
             y = k.tap_gemm(x, w)[0]
         assert y.dtype == torch.bfloat16
-        assert_close(
-            "y", y, reference.tap_gemm(x.bfloat16().double(), w.bfloat16().double())[0], torch.bfloat16
-        )
+        assert_close("y", y, reference.tap_gemm(x.bfloat16().double(), w.bfloat16().double())[0], torch.bfloat16)
 
 
 def test_gradcheck():
