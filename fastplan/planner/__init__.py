@@ -5,7 +5,8 @@ Schedulers drive `Stepwise` themselves: see `fastplan.planner.stepwise`.
 """
 
 from fastplan.planner.arrivals import Outcome, Reached, pick
-from fastplan.planner.curve import KneeFit, KneeRule, Stop, choose_epoch, fit_knee, should_stop
+from fastplan.planner.confidence import is_hopeless, knee_band
+from fastplan.planner.curve import KneeBand, KneeFit, KneeRule, Stop, choose_epoch, fit_knee, should_stop
 from fastplan.planner.frontier import PlanFrontier, front, pareto, pick_highest
 from fastplan.planner.plans import Leg, Plan
 from fastplan.planner.search import search
@@ -15,6 +16,7 @@ from fastplan.planner.stepwise import Exploration, SearchResult, SearchRules, St
 __all__ = [
     "START",
     "Exploration",
+    "KneeBand",
     "KneeFit",
     "KneeRule",
     "Leg",
@@ -31,6 +33,8 @@ __all__ = [
     "choose_epoch",
     "fit_knee",
     "front",
+    "is_hopeless",
+    "knee_band",
     "load_graph",
     "pareto",
     "pick",
