@@ -74,6 +74,7 @@ class SearchResult:
     frontier: the best plan for every budget, among the paths into the sink that were trained.
     skipped: keys of explorations left out, and why.
     spent: clip-frames trained in the whole search.
+    path: the arrival that the plan was traced back from, states of 0 epochs included; None without a plan.
     complete: False where the search was ended before all it had to do was told; `plan` is then the best so far, and
         `note` says so where that plan ends before the sink.
     """
@@ -85,6 +86,7 @@ class SearchResult:
     frontier: PlanFrontier | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
     spent: int = 0
+    path: Reached | None = None
     complete: bool = True
 
 
@@ -178,6 +180,7 @@ class Stepwise:
             frontier=PlanFrontier(self._graph, pareto(sink, z=self._rules.z)),
             skipped=dict(self._skipped),
             spent=self.spent,
+            path=final,
             complete=complete,
         )
 
