@@ -1,6 +1,6 @@
 """What knee rules and search levers cost, on curves whose truth is known and on recorded ones.
 
-    python -m benchmarks.bench_plan knees [--recorded ../shared/design/task/curves] [--n 1000] [--out FILE]
+    python -m benchmarks.bench_plan knees [--n 1000] [--n-slow 100] [--recorded FOLDER] [--out FILE]
     python -m benchmarks.bench_plan levers [--n 300] [--n-published 60] [--out FILE]
 
 Writes a Markdown table with command, machine kind and n. Needs no network, no data and no GPU.
@@ -36,6 +36,7 @@ def main(arguments: list[str]) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     knees = commands.add_parser("knees", help="knee rules on generated and recorded curves")
     knees.add_argument("--n", type=int, default=1000)
+    knees.add_argument("--n-slow", type=int, default=100, help="curves for rules that are slow to compute")
     knees.add_argument("--recorded", type=Path, default=Path("../shared/design/task/curves"))
     knees.add_argument("--out", type=Path, default=RESULTS / "knee_rules.md")
     levers = commands.add_parser("levers", help="search levers on generated worlds")
@@ -45,8 +46,8 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     begun = time.perf_counter()
     if given.command == "knees":
-        title, options = "Knee rules", f"knees --n {given.n}"
-        body = knee_tables(given.n, given.recorded)
+        title, options = "Knee rules", f"knees --n {given.n} --n-slow {given.n_slow}"
+        body = knee_tables(given.n, given.n_slow, given.recorded)
     else:
         title, options = "Search levers", f"levers --n {given.n} --n-published {given.n_published}"
         body = lever_tables(given.n, given.n_published)

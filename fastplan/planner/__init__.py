@@ -6,7 +6,7 @@ Schedulers drive `Stepwise` themselves: see `fastplan.planner.stepwise`.
 
 from fastplan.planner.arrivals import Outcome, Reached, pick
 from fastplan.planner.confidence import is_hopeless, knee_band
-from fastplan.planner.curve import KneeBand, KneeFit, KneeRule, Stop, choose_epoch, fit_knee, should_stop
+from fastplan.planner.curve import KneeBand, KneeFit, KneeRule, Stop, choose_epoch, fit_knee, fit_knees, should_stop
 from fastplan.planner.frontier import PlanFrontier, front, pareto, pick_highest
 from fastplan.planner.plans import Leg, Plan
 from fastplan.planner.search import search
@@ -32,6 +32,7 @@ __all__ = [
     "Stop",
     "choose_epoch",
     "fit_knee",
+    "fit_knees",
     "front",
     "is_hopeless",
     "knee_band",

@@ -6,7 +6,7 @@ value with an explanation, never an exception.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
 
@@ -108,28 +108,39 @@ def fit_knee(
         exceeds chance + `scratch_margin`, and the flat start is left out of the fit. None for any other curve. The
         `paper` rule has no such guard and ignores it.
     """
-    y = np.asarray(accuracies, np.float64)
-    if not np.isfinite(y).all():
-        return _no_knee("nonfinite", f"accuracy is not a number at epoch {int((~np.isfinite(y)).argmax())}")
-    if rule == "paper":
-        return _fit_paper(y)
-    first = 0
-    if chance is not None:
-        if len(y) == 0 or y.max() < chance + scratch_margin:
-            return _no_knee("at_chance", f"no accuracy above {chance + scratch_margin:.3f} yet")
-        flat = np.flatnonzero(y < chance + scratch_margin * 2 / 3)
-        first = max(min(int(flat.max(initial=0)), len(y) - _FEWEST_POINTS), 0)
-    if len(y) - first < _FEWEST_POINTS:
-        return _no_knee("short", f"{len(y)} points are too few to fit")
-    params_B5, rmse_B = fit_projected(FAMILIES[rule], y[None, first:])
-    power = rule == "power"
-    horizon = HORIZON_FACTOR * (len(y) - first)
-    fitted = model(np.arange(horizon, dtype=np.float64), *params_B5[0], power=power)
-    knee = first + int((fitted >= fitted.max() - tolerance).argmax())
-    accuracy = float(np.clip(fitted[knee - first], 0, 1))
-    explanation = f"within {tolerance:g} of the fitted maximum"
-    params = tuple(map(float, params_B5[0]))
-    return KneeFit(knee, accuracy, first, params, float(rmse_B[0]), "fitted", explanation, power)
+    return fit_knees([accuracies], rule=rule, tolerance=tolerance, chance=chance, scratch_margin=scratch_margin)[0]
+
+
+def fit_knees(
+    curves: Sequence[Sequence[float]],
+    *,
+    rule: KneeRule = "tolerance",
+    tolerance: float = 0.005,
+    chance: float | None = None,
+    scratch_margin: float = 0.15,
+) -> list[KneeFit]:
+    """`fit_knee` of many curves, faster together: those of one length are fitted at once."""
+    series = [np.asarray(curve, np.float64) for curve in curves]
+    found: dict[int, KneeFit] = {}
+    by_length: dict[int, list[tuple[int, int]]] = {}
+    for i, y in enumerate(series):
+        if not np.isfinite(y).all():
+            explanation = f"accuracy is not a number at epoch {int((~np.isfinite(y)).argmax())}"
+            found[i] = _no_knee("nonfinite", explanation)
+        elif rule == "paper":
+            found[i] = _fit_paper(y)
+        elif chance is not None and (len(y) == 0 or y.max() < chance + scratch_margin):
+            found[i] = _no_knee("at_chance", f"no accuracy above {chance + scratch_margin:.3f} yet")
+        else:
+            first = 0 if chance is None else _flat_start(y, chance + scratch_margin * 2 / 3)
+            if len(y) - first < _FEWEST_POINTS:
+                found[i] = _no_knee("short", f"{len(y)} points are too few to fit")
+            else:
+                by_length.setdefault(len(y) - first, []).append((i, first))
+    for members in by_length.values():
+        fits = _fit_within_tolerance(np.stack([series[i][first:] for i, first in members]), rule, tolerance)
+        found |= {i: _shifted(fit, first) for (i, first), fit in zip(members, fits, strict=True)}
+    return [found[i] for i in range(len(series))]
 
 
 def should_stop(
@@ -188,3 +199,28 @@ def _fit_paper(y: npt.NDArray[np.float64]) -> KneeFit:
     return KneeFit(
         knee, accuracy, 0, tuple(map(float, params)), rmse, "fitted", f"argmax over epochs 0..{PAPER_HORIZON}"
     )
+
+
+def _shifted(fit: KneeFit, first: int) -> KneeFit:
+    return fit if fit.knee is None else replace(fit, knee=first + fit.knee, first=first)
+
+
+def _flat_start(y: npt.NDArray[np.float64], threshold: float) -> int:
+    flat = np.flatnonzero(y < threshold)
+    return max(min(int(flat.max(initial=0)), len(y) - _FEWEST_POINTS), 0)
+
+
+def _fit_within_tolerance(y_BN: npt.NDArray[np.float64], rule: KneeRule, tolerance: float) -> list[KneeFit]:
+    power = rule == "power"
+    params_B5, rmse_B = fit_projected(FAMILIES[rule], y_BN)
+    x = np.arange(HORIZON_FACTOR * y_BN.shape[1], dtype=np.float64)
+    fitted_BH = model(x, *params_B5.T[:, :, None], power=power)
+    knees_B = (fitted_BH >= fitted_BH.max(axis=1, keepdims=True) - tolerance).argmax(axis=1)
+    accuracies_B = np.clip(fitted_BH[np.arange(len(y_BN)), knees_B], 0, 1)
+    explanation = f"within {tolerance:g} of the fitted maximum"
+    return [
+        KneeFit(knee, accuracy, 0, tuple(params), rmse, "fitted", explanation, power)
+        for knee, accuracy, params, rmse in zip(
+            knees_B.tolist(), accuracies_B.tolist(), params_B5.tolist(), rmse_B.tolist(), strict=True
+        )
+    ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit, nnls
 
-from fastplan.planner import Outcome, Stop, choose_epoch, fit_knee, is_hopeless, knee_band, should_stop
+from fastplan.planner import Outcome, Stop, choose_epoch, fit_knee, fit_knees, is_hopeless, knee_band, should_stop
 from fastplan.planner.fitting import DECAYS, _fit_grid, fit_five, fit_projected, model
 
 
@@ -186,3 +186,16 @@ def test_the_paper_keeps_its_knee_and_the_others_the_best_near_theirs():
     near = range(max(fit.knee - 3, 0), min(fit.knee + 3, 24) + 1)
     assert kept in near
     assert y[kept] == max(y[i] for i in near)
+
+
+@pytest.mark.parametrize("rule", ["tolerance", "power", "exponential"])
+def test_knees_of_many_curves_are_those_of_each_alone(rule):
+    rng = np.random.default_rng(8)
+    curves = [list(noisy_curve(rng, n, 0.02)) for n in (3, 9, 9, 30, 9)]
+    curves += [[0.1] * 12, [0.1] * 5 + curves[1], [0.5, math.nan]]
+    together = fit_knees(curves, rule=rule, chance=0.1)
+    for curve, fit in zip(curves, together, strict=True):
+        alone = fit_knee(curve, rule=rule, chance=0.1)
+        assert (fit.status, fit.knee, fit.first) == (alone.status, alone.knee, alone.first)
+        np.testing.assert_allclose(fit.params, alone.params, rtol=1e-7, atol=1e-12)
+    assert {fit.status for fit in together} == {"short", "fitted", "at_chance", "nonfinite"}
