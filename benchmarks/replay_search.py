@@ -182,8 +182,8 @@ def lever_tables(n: int, n_published: int) -> str:
         "",
         "Regret: expected accuracy of the best path, every state trained for its best number of epochs, less that of "
         "the plan's network, in points. As good: true accuracy at most 2 points below that of the first row in the "
-        "same world. Search / path: clip-frames of the whole search over those of training its plan once. The published "
-        f"search is measured on the first {n_published} worlds only.",
+        "same world. Search / path: clip-frames of the whole search over those of training its plan once. The "
+        f"published search is measured on the first {n_published} worlds only.",
         "",
         "| lever | epochs | of exhaustive | clip-frames of exhaustive | regret, mean | 95th percentile | as good | "
         "same plan | search / path | ends in the sink |",

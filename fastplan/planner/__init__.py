@@ -10,7 +10,7 @@ from fastplan.planner.curve import KneeBand, KneeFit, KneeRule, Stop, choose_epo
 from fastplan.planner.frontier import PlanFrontier, front, pareto, pick_highest
 from fastplan.planner.plans import Leg, Plan
 from fastplan.planner.search import search
-from fastplan.planner.states import START, State, StateGraph, load_graph
+from fastplan.planner.states import START, State, StateGraph, graph_from_dict, load_graph
 from fastplan.planner.stepwise import Exploration, SearchResult, SearchRules, Stepwise
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "fit_knee",
     "fit_knees",
     "front",
+    "graph_from_dict",
     "is_hopeless",
     "knee_band",
     "load_graph",
