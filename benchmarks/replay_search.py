@@ -41,6 +41,7 @@ class Lever:
 
 
 KNOWN = EndRule("exponential, known at 80 %", "exponential", 5, 0.8)
+LONG = EndRule("tolerance, T = 10", "tolerance", 10)
 BASE = Lever("exhaustive (tolerance, T = 5)")
 PUBLISHED = Lever(
     "published (five parameters, T = 10, highest score)",
@@ -50,7 +51,7 @@ PUBLISHED = Lever(
 LEVERS = (
     BASE,
     Lever("T = 3", end=EndRule("tolerance, T = 3", "tolerance", 3)),
-    Lever("T = 10", end=EndRule("tolerance, T = 10", "tolerance", 10)),
+    Lever("T = 10", end=LONG),
     Lever("highest score, no ties", rules=SearchRules(choose=pick_highest)),
     Lever("exponential, T = 5", end=EndRule("exponential, T = 5", "exponential", 5)),
     Lever("known knees (exponential, 80 %)", end=KNOWN),
@@ -60,10 +61,11 @@ LEVERS = (
     Lever("budget of half, first path", rules=SearchRules(first_path=PRIOR), share=0.5),
     Lever("budget of a quarter, first path", rules=SearchRules(first_path=PRIOR), share=0.25),
     Lever("width 2", rules=SearchRules(width=2)),
-    Lever("known, ceiling, skip", end=KNOWN, rules=SearchRules(skip_dominated=True), ceiling=True),
+    Lever("T = 10, ceiling", end=LONG, ceiling=True),
+    Lever("T = 10, ceiling, skip", end=LONG, rules=SearchRules(skip_dominated=True), ceiling=True),
+    Lever("ceiling, skip, first path", rules=SearchRules(skip_dominated=True, first_path=PRIOR), ceiling=True),
     Lever(
-        "known, ceiling, skip, first path, budget of half",
-        end=KNOWN,
+        "ceiling, skip, first path, budget of half",
         rules=SearchRules(skip_dominated=True, first_path=PRIOR),
         ceiling=True,
         share=0.5,
