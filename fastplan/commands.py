@@ -17,8 +17,9 @@ from fastplan.doctor import environment
 from fastplan.errors import UserError
 from fastplan.launch import Task, save_run
 from fastplan.models.networks import build_network
+from fastplan.planner.arrivals import Outcome, Reached
 from fastplan.planner.journal import Journal
-from fastplan.planner.search import Outcome, Plan, Reached
+from fastplan.planner.plans import Plan
 from fastplan.planner.states import State
 from fastplan.report.page import report_page
 from fastplan.report.terminal import Terminal, evaluation_line, percent, plan_table, search_table

@@ -9,7 +9,7 @@ from typing import Any
 from fastplan.config import RunConfig, build_config, differences, parse_override, read_settings
 from fastplan.configs import default_file, find
 from fastplan.errors import UserError
-from fastplan.planner.search import Plan
+from fastplan.planner.plans import Plan
 from fastplan.planner.states import State, StateGraph, load_graph
 from fastplan.rundir import RunDir
 

@@ -18,10 +18,13 @@ from fastplan.data.index import VideoIndex
 from fastplan.data.splits import open_splits
 from fastplan.errors import UserError
 from fastplan.models.networks import build_network, network_spec
+from fastplan.planner.arrivals import Outcome, Reached
 from fastplan.planner.curve import KneeFit, Stop, choose_epoch, fit_knee, should_stop
 from fastplan.planner.journal import EpochRecord
-from fastplan.planner.search import Leg, Outcome, Plan, Reached, SearchResult, search
+from fastplan.planner.plans import Leg, Plan
+from fastplan.planner.search import search
 from fastplan.planner.states import START, State, StateGraph
+from fastplan.planner.stepwise import SearchResult
 from fastplan.rundir import RunDir
 from fastplan.train import checkpoint
 from fastplan.train.precision import choose_device, choose_precision
@@ -315,6 +318,7 @@ class Runner:
             seconds=sum(record.seconds for record in paid),
             checkpoint=kept,
             note=note,
+            spent=sum(record.clip_frames for record in records),
         )
 
     def _finish_edge(self, outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ import yaml
 
 from fastplan.config import RunConfig, build_config, differences, read_settings
 from fastplan.configs import default_file, shipped
-from fastplan.planner.search import Plan
+from fastplan.planner.plans import Plan
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "fastplan").rglob("*.py"))

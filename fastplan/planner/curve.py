@@ -6,20 +6,27 @@ value with an explanation, never an exception.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import curve_fit, nnls
 
-KneeRule = Literal["tolerance", "paper"]
+from fastplan.planner.fitting import Family, fit_five, fit_projected, model
+
+KneeRule = Literal["tolerance", "paper", "power", "exponential"]
 
 PAPER_HORIZON = 1000  # the published rule takes the argmax over epochs 0..1000
+HORIZON_FACTOR = 4  # the other rules look this many times as far as they have seen
 NEIGHBOURHOOD = 3  # the checkpoint kept is the best within this many epochs of the knee
-_DECAYS = np.geomspace(0.02, 3.0, 24)
 _FEWEST_POINTS = 4
+FAMILIES: dict[KneeRule, Family] = {
+    "tolerance": "concave",
+    "paper": "free",
+    "power": "power",
+    "exponential": "exponential",
+}
 
 
 class Stop(str, Enum):
@@ -28,6 +35,7 @@ class Stop(str, Enum):
     TRAIN = "train"
     KNEE = "knee"
     CAP = "cap"
+    CEILING = "ceiling"
     PLANNED = "planned"
     DIVERGED = "diverged"
 
@@ -40,6 +48,7 @@ class KneeFit:
     accuracy: the fitted accuracy at the knee, clipped to 0..1; nan without a knee.
     first: epochs before this one (a flat start from scratch) were left out of the fit.
     params: a, b, c, d, e with x counted in epochs from `first`; empty without a fit.
+    power: whether the decaying term is a (1 + x)^-b instead of a exp(-b x).
     rmse: root mean square residual of the fit, in accuracy; nan without a fit.
     status: fitted, short, at_chance, nonfinite or failed.
     explanation: the status in words.
@@ -52,13 +61,32 @@ class KneeFit:
     rmse: float
     status: Literal["fitted", "short", "at_chance", "nonfinite", "failed"]
     explanation: str
+    power: bool = False
 
     def predict(self, epochs: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Fitted accuracy at each of `epochs`; nan where there is no fit or before `first`."""
         x = np.asarray(epochs, np.float64) - self.first
         if not self.params:
             return np.full(x.shape, np.nan)
-        return np.where(x >= 0, _model(x, *self.params), np.nan)
+        return np.where(x >= 0, model(np.maximum(x, 0), *self.params, power=self.power), np.nan)
+
+
+@dataclass(frozen=True)
+class KneeBand:
+    """Central band of what the curve's knee and ceiling may be.
+
+    level: probability that the band is made to hold, 0..1.
+    knee_low, knee_high: epochs. ceiling_low, ceiling_high: highest fitted accuracy up to the horizon, fractions
+        (an extrapolation: it may exceed 1).
+    noise: standard deviation of one validation that the draws assumed, in accuracy.
+    """
+
+    level: float
+    knee_low: int
+    knee_high: int
+    ceiling_low: float
+    ceiling_high: float
+    noise: float
 
 
 def fit_knee(
@@ -72,48 +100,72 @@ def fit_knee(
     """Fit the curve and find its knee.
 
     rule: `tolerance` fits with c >= 0 by variable projection (b on a logarithmic grid, non-negative least squares for
-        the rest) and takes the first epoch within `tolerance` of the fitted maximum, over four times the epochs seen;
-        `paper` fits all five by bounded least squares, c free, and takes the argmax over epochs 0..1000.
+        the rest) and takes the first epoch within `tolerance` of the fitted maximum, over four times the epochs seen:
+        from there on the expected gain is below `tolerance`. `exponential` and `power` do the same with
+        -a exp(-b x) + e and -a (1 + x)^-b + e. `paper` fits all five by bounded least squares, c free, and takes the
+        argmax over epochs 0..1000.
     tolerance: accuracy that may be given away at the knee, a fraction.
     chance: accuracy of guessing, for a curve that starts from random weights: there is no knee before the accuracy
         exceeds chance + `scratch_margin`, and the flat start is left out of the fit. None for any other curve. The
         `paper` rule has no such guard and ignores it.
     """
-    y = np.asarray(accuracies, np.float64)
-    if not np.isfinite(y).all():
-        return _no_knee("nonfinite", f"accuracy is not a number at epoch {int((~np.isfinite(y)).argmax())}")
-    if rule == "paper":
-        return _fit_paper(y)
-    first = 0
-    if chance is not None:
-        if len(y) == 0 or y.max() < chance + scratch_margin:
-            return _no_knee("at_chance", f"no accuracy above {chance + scratch_margin:.3f} yet")
-        flat = np.flatnonzero(y < chance + scratch_margin * 2 / 3)
-        first = max(min(int(flat.max(initial=0)), len(y) - _FEWEST_POINTS), 0)
-    if len(y) - first < _FEWEST_POINTS:
-        return _no_knee("short", f"{len(y)} points are too few to fit")
-    params, rmse = _fit_projected(y[first:])
-    horizon = 4 * (len(y) - first)
-    fitted = _model(np.arange(horizon, dtype=np.float64), *params)
-    knee = first + int((fitted >= fitted.max() - tolerance).argmax())
-    accuracy = float(np.clip(fitted[knee - first], 0, 1))
-    return KneeFit(knee, accuracy, first, params, rmse, "fitted", f"within {tolerance:g} of the fitted maximum")
+    return fit_knees([accuracies], rule=rule, tolerance=tolerance, chance=chance, scratch_margin=scratch_margin)[0]
 
 
-def should_stop(accuracies: Sequence[float], fit: KneeFit, *, attempt_epochs: int, max_epochs: int) -> Stop:
-    """Whether the edge ends now: `attempt_epochs` past its knee, at `max_epochs`, or because it diverged."""
+def fit_knees(
+    curves: Sequence[Sequence[float]],
+    *,
+    rule: KneeRule = "tolerance",
+    tolerance: float = 0.005,
+    chance: float | None = None,
+    scratch_margin: float = 0.15,
+) -> list[KneeFit]:
+    """`fit_knee` of many curves, faster together: those of one length are fitted at once."""
+    series = [np.asarray(curve, np.float64) for curve in curves]
+    found: dict[int, KneeFit] = {}
+    by_length: dict[int, list[tuple[int, int]]] = {}
+    for i, y in enumerate(series):
+        if not np.isfinite(y).all():
+            explanation = f"accuracy is not a number at epoch {int((~np.isfinite(y)).argmax())}"
+            found[i] = _no_knee("nonfinite", explanation)
+        elif rule == "paper":
+            found[i] = _fit_paper(y)
+        elif chance is not None and (len(y) == 0 or y.max() < chance + scratch_margin):
+            found[i] = _no_knee("at_chance", f"no accuracy above {chance + scratch_margin:.3f} yet")
+        else:
+            first = 0 if chance is None else _flat_start(y, chance + scratch_margin * 2 / 3)
+            if len(y) - first < _FEWEST_POINTS:
+                found[i] = _no_knee("short", f"{len(y)} points are too few to fit")
+            else:
+                by_length.setdefault(len(y) - first, []).append((i, first))
+    for members in by_length.values():
+        fits = _fit_within_tolerance(np.stack([series[i][first:] for i, first in members]), rule, tolerance)
+        found |= {i: _shifted(fit, first) for (i, first), fit in zip(members, fits, strict=True)}
+    return [found[i] for i in range(len(series))]
+
+
+def should_stop(
+    accuracies: Sequence[float], fit: KneeFit, *, attempt_epochs: int, max_epochs: int, band: KneeBand | None = None
+) -> Stop:
+    """Whether the edge ends now: at its knee, at `max_epochs`, or because it diverged.
+
+    Without a band the edge ends `attempt_epochs` past its knee. With one it ends when the knee is known: at least
+    `attempt_epochs` trained, and both the knee and the upper end of its band lie behind.
+    """
     epochs = len(accuracies) - 1
     if fit.status == "nonfinite":
         return Stop.DIVERGED
-    if fit.knee is not None and epochs >= attempt_epochs and epochs >= fit.knee + attempt_epochs:
-        return Stop.KNEE
+    if fit.knee is not None and epochs >= attempt_epochs:
+        end = fit.knee + attempt_epochs if band is None else max(fit.knee, band.knee_high)
+        if epochs >= end:
+            return Stop.KNEE
     return Stop.CAP if epochs >= max_epochs else Stop.TRAIN
 
 
 def choose_epoch(accuracies: Sequence[float], fit: KneeFit, *, rule: KneeRule, from_scratch: bool) -> int:
     """The epoch whose checkpoint an ended edge keeps; 0 keeps the parent's weights.
 
-    `paper` keeps the knee itself. `tolerance` keeps the best measured epoch within `NEIGHBOURHOOD` epochs of the
+    `paper` keeps the knee itself. The other rules keep the best measured epoch within `NEIGHBOURHOOD` epochs of the
     knee, the earliest of equals. Without a knee (a capped edge that never bent) it is the best measured epoch. Random
     weights (epoch 0 of a start from scratch) are never kept unless nothing was trained.
     """
@@ -133,41 +185,43 @@ def _no_knee(status: Literal["short", "at_chance", "nonfinite", "failed"], expla
     return KneeFit(None, float("nan"), 0, (), float("nan"), status, explanation)
 
 
-def _model(x: npt.NDArray[np.float64], a: float, b: float, c: float, d: float, e: float) -> npt.NDArray[np.float64]:
-    return np.asarray(-a * np.exp(-b * x) - c * x - d * x * x + e)
-
-
-def _fit_projected(y: npt.NDArray[np.float64]) -> tuple[tuple[float, ...], float]:
-    """Best of the grid of b, the other four by non-negative least squares (in x / n, so columns compare in size)."""
-    n = len(y)
-    x = np.arange(n, dtype=np.float64)
-    best: tuple[float, float, npt.NDArray[np.float64]] | None = None
-    for b in _DECAYS:
-        columns = np.stack([-np.exp(-b * x), -x / n, -((x / n) ** 2), np.ones(n)], axis=1)
-        weights, residual = nnls(columns, y)
-        if best is None or residual < best[0]:
-            best = (float(residual), float(b), weights)
-    assert best is not None
-    residual, b, (a, c, d, e) = best
-    return (float(a), b, float(c) / n, float(d) / n**2, float(e)), residual / n**0.5
-
-
 def _fit_paper(y: npt.NDArray[np.float64]) -> KneeFit:
     if len(y) < 5:
         return _no_knee("short", f"{len(y)} points are too few for five parameters")
-    x = np.arange(len(y), dtype=np.float64)
-    lower = (0.0, 0.0, -np.inf, 0.0, 0.0)
-    start = (max(float(np.ptp(y)), 1e-3), 0.1, 0.0, 0.0, max(float(y.max()), 1e-3))
     try:
-        params, _ = curve_fit(_model, x, y, p0=start, bounds=(lower, np.inf), maxfev=5000)
+        params, rmse = fit_five(y)
     except (RuntimeError, ValueError) as error:
         return _no_knee("failed", f"least squares found no fit: {error}")
-    fitted = _model(np.arange(PAPER_HORIZON + 1, dtype=np.float64), *params)
+    fitted = model(np.arange(PAPER_HORIZON + 1, dtype=np.float64), *params)
     if not np.isfinite(fitted).all():
         return _no_knee("failed", "the fitted curve is not finite")
     knee = int(fitted.argmax())
-    rmse = float(np.sqrt(np.mean((_model(x, *params) - y) ** 2)))
     accuracy = float(np.clip(fitted[knee], 0, 1))
     return KneeFit(
         knee, accuracy, 0, tuple(map(float, params)), rmse, "fitted", f"argmax over epochs 0..{PAPER_HORIZON}"
     )
+
+
+def _shifted(fit: KneeFit, first: int) -> KneeFit:
+    return fit if fit.knee is None else replace(fit, knee=first + fit.knee, first=first)
+
+
+def _flat_start(y: npt.NDArray[np.float64], threshold: float) -> int:
+    flat = np.flatnonzero(y < threshold)
+    return max(min(int(flat.max(initial=0)), len(y) - _FEWEST_POINTS), 0)
+
+
+def _fit_within_tolerance(y_BN: npt.NDArray[np.float64], rule: KneeRule, tolerance: float) -> list[KneeFit]:
+    power = rule == "power"
+    params_B5, rmse_B = fit_projected(FAMILIES[rule], y_BN)
+    x = np.arange(HORIZON_FACTOR * y_BN.shape[1], dtype=np.float64)
+    fitted_BH = model(x, *params_B5.T[:, :, None], power=power)
+    knees_B = (fitted_BH >= fitted_BH.max(axis=1, keepdims=True) - tolerance).argmax(axis=1)
+    accuracies_B = np.clip(fitted_BH[np.arange(len(y_BN)), knees_B], 0, 1)
+    explanation = f"within {tolerance:g} of the fitted maximum"
+    return [
+        KneeFit(knee, accuracy, 0, tuple(params), rmse, "fitted", explanation, power)
+        for knee, accuracy, params, rmse in zip(
+            knees_B.tolist(), accuracies_B.tolist(), params_B5.tolist(), rmse_B.tolist(), strict=True
+        )
+    ]

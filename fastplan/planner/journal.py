@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fastplan.errors import UserError
+from fastplan.planner.arrivals import Outcome
 from fastplan.planner.curve import KneeFit
-from fastplan.planner.search import Outcome
 
 _SCHEMA = """
 create table if not exists epochs (

@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fastplan.launch import Task
+from fastplan.planner.arrivals import Outcome, Reached
 from fastplan.planner.journal import Journal
-from fastplan.planner.search import Outcome, Plan, Reached
+from fastplan.planner.plans import Plan
 from fastplan.planner.states import START, StateGraph
 from fastplan.report.terminal import percent
 from fastplan.train.evaluate import Evaluation

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fastplan.planner.arrivals import Outcome, Reached
 from fastplan.planner.curve import KneeFit, Stop
 from fastplan.planner.journal import EpochRecord
-from fastplan.planner.search import Outcome, Plan, Reached
+from fastplan.planner.plans import Plan
 from fastplan.planner.states import State, StateGraph
 from fastplan.train.evaluate import Evaluation
 

@@ -6,9 +6,9 @@ import sqlite3
 import pytest
 
 from fastplan.errors import UserError
+from fastplan.planner.arrivals import Outcome
 from fastplan.planner.curve import fit_knee
 from fastplan.planner.journal import EpochRecord, Journal
-from fastplan.planner.search import Outcome
 
 OUTCOME = Outcome("start", "a", "knee", 3, 5, 0.875, 0.01, 480, 1.5, "checkpoints/x.pt", "note")
 

@@ -6,7 +6,9 @@ import random
 import pytest
 
 from fastplan.clips import ClipSpec
-from fastplan.planner.search import Outcome, Plan, Reached, pick, search
+from fastplan.planner.arrivals import Outcome, Reached, pick
+from fastplan.planner.plans import Plan
+from fastplan.planner.search import search
 from fastplan.planner.states import START, State, StateGraph
 
 CLIP = ClipSpec(1, 8, 1, 32)

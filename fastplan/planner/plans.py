@@ -1,0 +1,129 @@
+"""Plans: states in order with their epochs, as a YAML file that can be replayed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from fastplan.errors import UserError
+from fastplan.planner.arrivals import Reached
+from fastplan.planner.states import State, StateGraph
+
+PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One state of a plan and its epochs; `ended` says how its edge ended in the search that made the plan.
+
+    schedule: `constant`, or `cosine` for the single-state recipes that the authors published beside their plans:
+        `warmup` epochs of linear increase, then half a cosine down to zero at the last epoch.
+    """
+
+    state: State
+    epochs: int
+    ended: str = ""
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer: states in order with their epochs, and where it came from.
+
+    accuracy, stderr: measured at the end of the search, fractions; None for a plan that was not searched here.
+    cost: training clip-frames of the legs. seconds: their training time.
+    config: settings of the run that a replay needs besides the legs (network, optimizer, augmentation).
+    provenance: free facts (graph, data, seed) for the reader.
+    """
+
+    legs: tuple[Leg, ...]
+    accuracy: float | None = None
+    stderr: float | None = None
+    cost: int | None = None
+    seconds: float | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_yaml(self) -> str:
+        """The plan file; `Plan.from_yaml` reads it back."""
+        legs = []
+        for leg in self.legs:
+            row: dict[str, Any] = {"state": leg.state.name, **leg.state.to_dict(), "epochs": leg.epochs}
+            if leg.ended:
+                row["ended"] = leg.ended
+            if leg.schedule != "constant":
+                row.update(schedule=leg.schedule, warmup=leg.warmup)
+            legs.append(row)
+        content: dict[str, Any] = {"format": PLAN_FORMAT, "legs": legs}
+        for key in ("accuracy", "stderr", "cost", "seconds"):
+            value = getattr(self, key)
+            if value is not None:
+                content[key] = value
+        for key in ("config", "provenance"):
+            if getattr(self, key):
+                content[key] = dict(getattr(self, key))
+        return str(yaml.safe_dump(content, sort_keys=False, width=110))
+
+    @classmethod
+    def from_yaml(cls, text: str, *, name: str = "plan") -> "Plan":
+        """Read a plan file. Raises `UserError` naming the leg and the fault."""
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(content, Mapping) or not isinstance(content.get("legs"), list) or not content["legs"]:
+            raise UserError(f"{name} is no plan: it needs a list 'legs' of at least one state")
+        if content.get("format") != PLAN_FORMAT:
+            raise UserError(f"{name} has plan format {content.get('format')!r}; this fastplan reads {PLAN_FORMAT}")
+        legs = tuple(_read_leg(row, f"{name}, leg {i + 1}") for i, row in enumerate(content["legs"]))
+        measured = {key: content.get(key) for key in ("accuracy", "stderr", "cost", "seconds")}
+        return cls(legs, **measured, config=content.get("config") or {}, provenance=content.get("provenance") or {})
+
+    @classmethod
+    def load(cls, path: Path) -> "Plan":
+        """Read a plan file from disk. Raises `UserError` where it cannot be read."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the plan {path}: {error}") from None
+        return cls.from_yaml(text, name=path.name)
+
+
+def plan_of(graph: StateGraph, final: Reached) -> Plan:
+    """The plan along one path: its states with their epochs, states of 0 epochs dropped."""
+    legs = tuple(
+        Leg(graph.state(outcome.target), outcome.epochs, ended=outcome.status)
+        for outcome in final.path
+        if outcome.epochs
+    )
+    return Plan(
+        legs,
+        accuracy=final.outcome.accuracy,
+        stderr=final.outcome.stderr,
+        cost=final.cost,
+        seconds=final.seconds,
+        provenance={"graph": graph.name},
+    )
+
+
+def _read_leg(row: Any, where: str) -> Leg:
+    if not isinstance(row, Mapping):
+        raise UserError(f"{where} is {row!r}; it must be a mapping")
+    row = dict(row)
+    epochs = row.pop("epochs", None)
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise UserError(f"{where}: epochs is {epochs!r}; it must be a whole number of at least 1")
+    schedule, warmup = row.pop("schedule", "constant"), row.pop("warmup", 0)
+    if schedule not in ("constant", "cosine"):
+        raise UserError(f"{where}: schedule is {schedule!r}; it is constant or cosine")
+    if isinstance(warmup, bool) or not isinstance(warmup, int) or not 0 <= warmup < epochs:
+        raise UserError(f"{where}: warmup is {warmup!r}; it must be a whole number of epochs below {epochs}")
+    ended, name = str(row.pop("ended", "")), str(row.pop("state", "leg"))
+    try:
+        state = State.from_dict(name, row)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return Leg(state, epochs, ended, schedule, warmup)

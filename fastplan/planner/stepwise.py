@@ -1,0 +1,261 @@
+"""The search as a conversation: `ask` what can be trained now, train it anywhere, `tell` what came of it.
+
+A state is settled when everything that leads into it has been told; its front of arrivals is then what its out-edges
+start from. What is kept depends on what was told, not on the order of telling, so parallel work gives the plan of
+serial work. The object holds no clock, no randomness and no files.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fastplan.errors import UserError
+from fastplan.planner.arrivals import Outcome, Reached, pick
+from fastplan.planner.frontier import Choose, PlanFrontier, front, pareto, significantly_better
+from fastplan.planner.plans import Plan, plan_of
+from fastplan.planner.states import START, State, StateGraph
+
+
+@dataclass(frozen=True)
+class SearchRules:
+    """What a search keeps and what it leaves out; the defaults explore every edge once and leave nothing out.
+
+    width: arrivals kept per state, >= 1, or None for the whole front. Each is a network of its own: an edge out of a
+        state is trained once from each.
+    z: standard errors of a difference that count as noise, >= 0.
+    choose: which arrival is the state's own, and at the sink the plan: `pick`, or `pick_highest` as published.
+    skip_dominated: leave out an edge where another source of the same target is no dearer and better by more than
+        noise. Edges from `start` are never left out; the others wait until all sources of their target are settled.
+    first_path: states to train first, from `start` on, before anything else; a published or earlier plan.
+    budget: clip-frames of training after which nothing new is asked, > 0. None: no limit.
+
+    Raises `UserError` for a value out of range.
+    """
+
+    width: int | None = 1
+    z: float = 1.0
+    choose: Choose = pick
+    skip_dominated: bool = False
+    first_path: tuple[str, ...] = ()
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.width is not None and self.width < 1:
+            raise UserError(f"width is {self.width}; a state keeps at least one arrival, or all of them with None")
+        if not self.z >= 0:
+            raise UserError(f"z is {self.z}; it counts standard errors and is at least 0")
+        if self.budget is not None and self.budget <= 0:
+            raise UserError(f"budget is {self.budget}; it must be positive, or None for no limit")
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """One training to do: `state`, from the weights at the end of `arrival`, or from the initial ones where None."""
+
+    source: str
+    state: State
+    arrival: Reached | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The states from the first to this one: what tells explorations of one search apart."""
+        return (*(self.arrival.names if self.arrival else ()), self.state.name)
+
+    @property
+    def key(self) -> str:
+        """`names` as one string, `start>c8>u16`: for a journal or a file name where an edge is trained repeatedly."""
+        return ">".join((START, *self.names))
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Every settled state and the plan to the sink; `plan` is None where no path reached it, and `note` says why.
+
+    fronts: for each settled state, the arrivals its out-edges were trained from, cheapest first.
+    frontier: the best plan for every budget, among the paths into the sink that were trained.
+    skipped: keys of explorations left out, and why.
+    spent: clip-frames trained in the whole search.
+    path: the arrival that the plan was traced back from, states of 0 epochs included; None without a plan.
+    complete: False where the search was ended before all it had to do was told; `plan` is then the best so far, and
+        `note` says so where that plan ends before the sink.
+    """
+
+    reached: Mapping[str, Reached]
+    plan: Plan | None
+    note: str
+    fronts: Mapping[str, tuple[Reached, ...]] = field(default_factory=dict)
+    frontier: PlanFrontier | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    spent: int = 0
+    path: Reached | None = None
+    complete: bool = True
+
+
+class Stepwise:
+    """One search, driven from outside. Raises `UserError` where `rules.first_path` is no path of the graph."""
+
+    def __init__(self, graph: StateGraph, rules: SearchRules | None = None) -> None:
+        self._graph = graph
+        self._rules = rules or SearchRules()
+        self._order = [state.name for state in graph.in_order()]
+        self._told: dict[tuple[str, ...], Outcome] = {}
+        self._arrivals: dict[tuple[str, ...], Reached] = {}
+        self._fronts: dict[str, tuple[Reached, ...]] = {}
+        self._reached: dict[str, Reached] = {}
+        self._unsettled = set(self._order)
+        self._skipped: dict[str, str] = {}
+        for source, target in zip((START, *self._rules.first_path), self._rules.first_path, strict=False):
+            if (source, target) not in graph.edges:
+                raise UserError(f"the first path goes {source} -> {target}; graph '{graph.name}' has no such edge")
+
+    @property
+    def reached(self) -> Mapping[str, Reached]:
+        """The chosen arrival of every settled state that something reached."""
+        return self._reached
+
+    @property
+    def unsettled(self) -> set[str]:
+        """Names of the states that are still open."""
+        return set(self._unsettled)
+
+    @property
+    def spent(self) -> int:
+        """Clip-frames trained in everything told so far."""
+        return sum(outcome.total_cost for outcome in self._told.values())
+
+    def ask(self) -> tuple[Exploration, ...]:
+        """All that can be trained now, in the order of a serial search; empty at the end or when the budget is spent.
+
+        Asking again gives the same answer until something is told: who hands out work keeps account of what is
+        under way.
+        """
+        if self._rules.budget is not None and self.spent >= self._rules.budget:
+            return ()
+        return self._open()
+
+    def tell(self, exploration: Exploration, outcome: Outcome) -> tuple[str, ...]:
+        """Take in one outcome; returns the states it settled.
+
+        Raises `ValueError` where the exploration is not open (told before, or never asked) or the outcome is of
+        another edge.
+        """
+        if exploration.names not in {other.names for other in self._open()}:
+            raise ValueError(f"{exploration.key} is not open: it was told before, or never asked")
+        if (outcome.source, outcome.target) != (exploration.source, exploration.state.name):
+            raise ValueError(f"{outcome.source} -> {outcome.target} is not the outcome of {exploration.key}")
+        self._told[exploration.names] = outcome
+        if outcome.status != "diverged":
+            before = exploration.arrival.path if exploration.arrival else ()
+            self._arrivals[exploration.names] = Reached(exploration.state.name, (*before, outcome), "")
+        return self._settle()
+
+    def best_rival(self, exploration: Exploration) -> Outcome | None:
+        """The best outcome told of another way into the same state; None while there is none."""
+        rivals = [
+            arrival.outcome
+            for names, arrival in self._arrivals.items()
+            if names[-1] == exploration.state.name and names != exploration.names
+        ]
+        return max(rivals, key=lambda outcome: outcome.accuracy, default=None)
+
+    def result(self) -> SearchResult:
+        """What is known now; final once `ask` gives nothing and nothing is under way."""
+        complete = not self._unsettled
+        sink = self._in_state(self._graph.sink)
+        final, note = None, ""
+        if sink:
+            final = self._reached.get(self._graph.sink) or self._rules.choose(sink)
+            note = final.why if complete else f"{final.why}; best so far, {len(self._unsettled)} states are open"
+        elif complete:
+            note = f"every path to '{self._graph.sink}' diverged: lower the learning rates"
+        elif self._arrivals:
+            final = self._rules.choose(list(self._arrivals.values()))
+            note = f"best so far; it ends in '{final.state}', nothing has reached '{self._graph.sink}' yet"
+        else:
+            note = "nothing has been explored yet"
+        return SearchResult(
+            reached={name: self._reached[name] for name in self._order if name in self._reached},
+            plan=None if final is None else plan_of(self._graph, final),
+            note=note,
+            fronts={name: self._fronts[name] for name in self._order if name in self._fronts},
+            frontier=PlanFrontier(self._graph, pareto(sink, z=self._rules.z)),
+            skipped=dict(self._skipped),
+            spent=self.spent,
+            path=final,
+            complete=complete,
+        )
+
+    def _open(self) -> tuple[Exploration, ...]:
+        ahead = self._next_on_first_path()
+        found = [] if ahead is None else [ahead]
+        for name in self._order:
+            if name in self._unsettled:
+                known = {*self._told, *(e.names for e in found)}
+                found += [e for e in self._into(name) if e.names not in known]
+        return tuple(found)
+
+    def _into(self, name: str) -> list[Exploration]:
+        """All explorations of the edges into a state that are known by now and not left out, told ones included."""
+        sources = self._graph.predecessors(name)
+        wait = self._rules.skip_dominated and not all(s == START or s not in self._unsettled for s in sources)
+        state, found = self._graph.state(name), []
+        for source in sources:
+            if source == START:
+                found.append(Exploration(START, state, None))
+            elif source not in self._unsettled and not wait:
+                for arrival in self._fronts.get(source, ()):
+                    exploration = Exploration(source, state, arrival)
+                    if not self._is_skipped(exploration, sources):
+                        found.append(exploration)
+        return found
+
+    def _is_skipped(self, exploration: Exploration, sources: Sequence[str]) -> bool:
+        arrival = exploration.arrival
+        if not self._rules.skip_dominated or arrival is None:
+            return False
+        if self._rules.first_path[: len(exploration.names)] == exploration.names:
+            return False
+        for other in (a for source in sources for a in self._fronts.get(source, ())):
+            if other.cost <= arrival.cost and significantly_better(other, arrival, z=self._rules.z):
+                self._skipped[exploration.key] = f"{other.state} is no dearer and better by more than noise"
+                return True
+        return False
+
+    def _next_on_first_path(self) -> Exploration | None:
+        arrival, source = None, START
+        for i, name in enumerate(self._rules.first_path):
+            names = self._rules.first_path[: i + 1]
+            if names not in self._told:
+                return Exploration(source, self._graph.state(name), arrival)
+            if names not in self._arrivals:
+                return None
+            arrival, source = self._arrivals[names], name
+        return None
+
+    def _settle(self) -> tuple[str, ...]:
+        settled = []
+        for name in self._order:  # one pass is enough: sources come before their targets
+            if name not in self._unsettled or any(s in self._unsettled for s in self._graph.predecessors(name)):
+                continue
+            if any(e.names not in self._told for e in self._into(name)) or self._first_path_leads_to(name):
+                continue
+            arrivals = self._in_state(name)
+            if arrivals:
+                self._fronts[name] = front(
+                    arrivals, width=self._rules.width, z=self._rules.z, choose=self._rules.choose
+                )
+                self._reached[name] = self._rules.choose(arrivals)
+            self._unsettled.remove(name)
+            settled.append(name)
+        return tuple(settled)
+
+    def _first_path_leads_to(self, name: str) -> bool:
+        ahead = self._next_on_first_path()
+        return ahead is not None and name in self._rules.first_path[len(ahead.names) - 1 :]
+
+    def _in_state(self, name: str) -> list[Reached]:
+        """Arrivals in a state in an order that does not depend on the order of telling: by source, then by path."""
+        sources = [START, *self._order]
+        found = [arrival for names, arrival in self._arrivals.items() if names[-1] == name]
+        by_source = {source: i for i, source in enumerate(self._graph.predecessors(name))}
+        rank = {source: i for i, source in enumerate(sources)}
+        return sorted(found, key=lambda a: (by_source[a.outcome.source], [rank[n] for n in a.names]))
