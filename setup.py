@@ -31,7 +31,10 @@ setup(
         "fastplan.configs": "configs",
         "fastplan.kernels": "kernels",
     },
-    package_data={"fastplan.configs": ["*.yaml", "state_graphs/*.yaml", "plans/*.yaml"]},
+    package_data={
+        "fastplan.benchmarks": ["results/*"],
+        "fastplan.configs": ["*.yaml", "state_graphs/*.yaml", "plans/*.yaml"],
+    },
     install_requires=[
         "av>=15",
         "matplotlib>=3.8",

@@ -1,8 +1,8 @@
 """Generated performance curves and training worlds, on which the truth is known.
 
 `curve_rows` draws single curves; `worlds` draws state graphs with a curve for every edge, whose exhaustive optimum
-`best_possible` computes without noise. Everything follows from integers: `python -m fastplan.benchmarks.replay_families`
-writes the committed file of curve parameters again, byte by byte.
+`best_possible` computes without noise. Everything follows from integers:
+`python -m fastplan.benchmarks.replay_families` writes the committed file of curve parameters again, byte by byte.
 
 A world: state v has a ceiling C_v that its regime can reach, a rate r_v and a price per epoch. Training in v from
 accuracy q goes to top = C_v + carry (q - C_v), within .05...99, along top - (top - q') exp(-r_v x), where q' is q less

@@ -3,7 +3,6 @@
 import math
 import random
 import re
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from test_frontier import all_paths, walk
 from test_stepwise import random_graph
 
+from fastplan.benchmarks import replay_families, replay_knees, replay_search
 from fastplan.planner import (
     START,
     Outcome,
@@ -26,10 +26,6 @@ from fastplan.planner import (
 )
 
 ROOT = Path(__file__).parents[2]
-RECORDED = ROOT.parent / "shared/design/task/curves"
-sys.path.insert(0, str(ROOT))
-
-from fastplan.benchmarks import replay_families, replay_knees, replay_search  # noqa: E402
 
 
 def test_the_committed_families_are_what_the_script_makes():
@@ -117,10 +113,11 @@ def test_on_1000_graphs_skipping_dominated_sources_loses_nothing_where_gains_bel
     assert saved > 100, "the lever was idle on nearly every graph"
 
 
-def test_recorded_curves_are_read_and_ended_at_sensible_epochs():
-    if not (RECORDED / "trial2.jsonl").exists():
-        pytest.skip("the recorded curves are not beside this checkout")
-    curves = replay_knees.read_recorded(RECORDED)
+def test_recorded_curves_are_read_and_ended_at_sensible_epochs(shared):
+    recorded = shared / "design" / "task" / "curves"
+    if not (recorded / "trial2.jsonl").exists():
+        pytest.skip(f"no recorded curves in {recorded}")
+    curves = replay_knees.read_recorded(recorded)
     assert len(curves) > 50
     rule = next(r for r in replay_knees.RULES if r.name == "tolerance, T = 3")
     for from_scratch, curve in curves:
