@@ -127,7 +127,7 @@ class _Rows:
             self._fallback = self._fallback or "the container changes the decoder's settings in mid-video"
         pieces = split_vops(body) if self._codec == "mpeg4" else [(0, len(body))]
         self._packed |= len(pieces) > 1
-        if self._packed and len(pieces) == 1 and is_filler(body):
+        if self._codec == "mpeg4" and len(pieces) == 1 and is_filler(body, packed=self._packed):
             return
         for begin, end in pieces:
             part = packet
