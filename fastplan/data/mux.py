@@ -45,8 +45,8 @@ class Cutter:
         """The packets that the frames `frames_T` (any order, repeats allowed) depend on, as a file.
 
         drop_nonref: leave out unwanted pictures to which no other refers.
-        Raises `ValueError` where the frames of a cut could not be counted or would be wrong, MP4 cannot hold the codec, or the file has
-        changed, `OSError` or `av.FFmpegError` where it cannot be read.
+        Raises `ValueError` where the frames of a cut could not be counted or would be wrong, where MP4 cannot hold the
+        codec, or the file has changed, `OSError` or `av.FFmpegError` where it cannot be read.
         """
         rows = self._rows(frames_T.tolist(), drop_nonref)
         table = self.table
