@@ -56,9 +56,9 @@ def split_vops(packet: bytes) -> list[tuple[int, int]]:
     return list(zip(begins, begins[1:] + [len(packet)], strict=True))
 
 
-def is_filler(packet: bytes) -> bool:
-    """Whether this packet of a packed MPEG-4 bitstream only fills the place of a picture packed before it."""
-    return len(packet) <= _N_VOP_BYTES
+def is_filler(packet: bytes, *, packed: bool) -> bool:
+    """Whether an MPEG-4 packet only fills a place: that of a picture packed before it, or one without any picture."""
+    return len(packet) <= (_N_VOP_BYTES if packed else len(_VOP))
 
 
 def _nal_headers(packet: bytes, nal_length: int) -> Iterator[bytes]:

@@ -1,19 +1,16 @@
-"""Where videos and labels come from: a folder per class, or a list file.
+"""Where videos and labels come from: a folder per class, a list file, or the annotation of a known data set.
 
-A list file has one video a line, `path label` or `path frames label`; paths are relative to the list's own folder,
-`#` starts a comment line, labels are whole numbers from 0. The frames column is read past: what counts is what
-decodes. Everything here is text; no video is opened.
+A list file has one video a line, `path label` or `path frames label`; paths are relative to the list's own folder and
+may stand in quotes, `#` starts a comment line, labels are whole numbers from 0. The frames column is read past: what
+counts is what decodes. Everything here is text; no video is opened.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastplan.data.list_formats import VIDEO_SUFFIXES, ListFormat, detect, read_annotation, read_lines
 from fastplan.errors import UserError
-
-VIDEO_SUFFIXES = frozenset(
-    (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv")
-)
 
 
 @dataclass(frozen=True)
@@ -30,18 +27,26 @@ class VideoList:
     classes: tuple[str, ...]
 
 
-def read_videos(source: Path, *, group_pattern: str | None = None) -> VideoList:
-    """Read a folder per class or a list file.
+def read_videos(source: Path, *, group_pattern: str | None = None, format: ListFormat | None = None) -> VideoList:
+    """Read a folder per class, a list file, or an annotation of Kinetics, UCF101, HMDB51 or Something-Something v2.
 
+    source: `file#part` and `folder#part` name one part of an annotation that holds several: `#train1` to `#test3` of
+        the HMDB51 folder, a value of the split column of a Kinetics file.
     group_pattern: regular expression searched in each path below `source`; its first group (or the whole match) names
         the video's group.
+    format: None tells it by the content.
     Raises `UserError` for a missing or empty source, an empty class, fewer than two classes, a line that is no entry,
     or a pattern that does not compile or does not match.
     """
-    if source.is_dir():
+    part = None
+    if not source.exists() and "#" in source.name:
+        name, part = source.name.rsplit("#", 1)
+        source = source.with_name(name)
+    if source.is_dir() and format is None and not any(source.glob("*_test_split[123].txt")):
         found = _read_folder(source)
-    elif source.is_file():
-        found = _read_list(source)
+    elif source.exists():
+        kind = format or detect(source)
+        found = _read_list(source) if kind == "paths" else _from_annotation(source, kind, part)
     else:
         raise UserError(f"there is no data at {source}: give a folder with one sub-folder per class, or a list file")
     if len(found.classes) < 2:
@@ -50,6 +55,13 @@ def read_videos(source: Path, *, group_pattern: str | None = None) -> VideoList:
         return found
     base = source if source.is_dir() else source.parent
     return VideoList(found.paths, found.labels, _groups(found.paths, base, group_pattern), found.classes)
+
+
+def _from_annotation(source: Path, kind: ListFormat, part: str | None) -> VideoList:
+    entries, classes = read_annotation(source, kind, part)
+    number = {name: label for label, name in enumerate(classes)}
+    paths = tuple(entry.path for entry in entries)
+    return VideoList(paths, tuple(number[entry.label] for entry in entries), tuple(map(str, paths)), tuple(classes))
 
 
 def _read_folder(root: Path) -> VideoList:
@@ -70,13 +82,9 @@ def _read_folder(root: Path) -> VideoList:
 
 
 def _read_list(file: Path) -> VideoList:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{file} is no list file: it is not UTF-8 text") from None
     entries = [
         _read_line(line.strip(), f"{file.name}, line {number}", file.parent)
-        for number, line in enumerate(lines, 1)
+        for number, line in enumerate(read_lines(file), 1)
         if line.strip() and not line.lstrip().startswith("#")
     ]
     if not entries:
@@ -89,10 +97,15 @@ def _read_list(file: Path) -> VideoList:
 
 
 def _read_line(line: str, where: str, base: Path) -> tuple[Path, int]:
+    quoted = re.fullmatch(r"""(["'])(.+)\1\s+(?:\d+\s+)?(\d+)""", line)
+    if quoted:
+        return base / quoted[2], int(quoted[3])
     words = line.rsplit(maxsplit=2)
-    if len(words) < 2 or not words[-1].isdigit():
+    if len(words) < 2 or not re.fullmatch("[0-9]+", words[-1]):
         raise UserError(f"{where}: '{line}' is neither 'path label' nor 'path frames label' with a label from 0 up")
     with_spaces = line.rsplit(maxsplit=1)[0]
+    if re.search(r"\s[0-9]+\s+#", line) and not (base / with_spaces).exists():
+        raise UserError(f"{where}: '{line}' has a comment behind the label; put comments on lines of their own")
     if len(words) == 3 and words[1].isdigit() and not (base / with_spaces).exists():
         return base / words[0], int(words[2])
     return base / with_spaces, int(words[-1])

@@ -45,13 +45,15 @@ class Cutter:
         """The packets that the frames `frames_T` (any order, repeats allowed) depend on, as a file.
 
         drop_nonref: leave out unwanted pictures to which no other refers.
-        Raises `ValueError` where the frames of a cut could not be counted, MP4 cannot hold the codec, or the file has
-        changed, `OSError` or `av.FFmpegError` where it cannot be read.
+        Raises `ValueError` where the frames of a cut could not be counted or would be wrong, where MP4 cannot hold the
+        codec, or the file has changed, `OSError` or `av.FFmpegError` where it cannot be read.
         """
         rows = self._rows(frames_T.tolist(), drop_nonref)
         table = self.table
         if not (table.flags_P[rows] & (PICTURE | DISCARD)).all():
             raise ValueError(f"{self.path}: has packets without a picture, so frames of a cut cannot be counted")
+        if table.coding.prime and rows[0]:
+            raise ValueError(f"{self.path}: its pictures depend on the first packet of the file, which a cut lacks")
         order_K = np.argsort(np.argsort(table.order_P[rows]))
         wanted_T = table.row_R[np.asarray(frames_T)]
         place_T = order_K[np.searchsorted(rows, wanted_T)]

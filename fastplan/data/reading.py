@@ -23,7 +23,7 @@ def packet_frames(path: str, table: PacketTable, wanted: Collection[int]) -> Ite
     with open(path, "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size != table.file_bytes:
             raise ValueError("the file has changed since it was indexed")
-        source = _Window(file.fileno())
+        source = Window(file.fileno())
         decoder = _decoder(table)
         if table.coding.prime:
             decoder.decode(source.packet(0, int(table.offset_P[0]), int(table.size_P[0])))
@@ -66,23 +66,29 @@ def demuxed_frames(path: str, first: int, *, start_pts: int, pts_step: int) -> I
             yield index, frame
 
 
-class _Window:
-    """Packets read from a file in large pieces, each copied into FFmpeg's own padded memory."""
+class Window:
+    """A file read in large pieces."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._begin = 0
         self._bytes = b""
 
-    def packet(self, row: int, offset: int, size: int) -> av.Packet:
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`, fewer at the end of the file."""
         at = offset - self._begin
         if at < 0 or at + size > len(self._bytes):
             self._begin, at = offset, 0
             self._bytes = os.pread(self._descriptor, max(size, _READ_BYTES), offset)
-            if len(self._bytes) < size:
-                raise OSError(f"the file ends within the packet at byte {offset}")
+        return self._bytes[at : at + size]
+
+    def packet(self, row: int, offset: int, size: int) -> av.Packet:
+        """A packet in FFmpeg's own padded memory, tagged with its row. Raises `OSError` at the end of the file."""
+        content = self.read(offset, size)
+        if len(content) < size:
+            raise OSError(f"the file ends within the packet at byte {offset}")
         packet = av.Packet(size)
-        packet.update(self._bytes[at : at + size])
+        packet.update(content)
         packet.pts = packet.dts = row  # comes back on the frame and says which packet it was
         return packet
 

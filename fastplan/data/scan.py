@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from fastplan.data.bitstream import is_filler, is_idr, is_nonref, length_bytes, split_vops
 from fastplan.data.packets import DISCARD, IDR, KEY, NONREF, PICTURE, Coding, PacketTable
-from fastplan.data.reading import demuxed_frames, packet_frames
+from fastplan.data.reading import Window, demuxed_frames, packet_frames
 
 _SEARCH_BYTES = 64  # Matroska gives the position of the block, with the packet a few bytes behind it
-_FIRST_TRIED = (0, 3, 7, 11)  # pictures of the first try, with gaps so that unreferenced ones are left out
-_KEYS_TRIED = 3
+_FIRST_TRIED = (0, 3, 7)  # with gaps, so that unreferenced pictures are left out
+_KEYS_TRIED = 2
 _OPEN_KEYS_TRIED = 6  # of open groups: x265 4.2 wrote some whose later pictures refer to the group before
 _AFTER_KEY = (0, 1, 4)
 _FATAL_SIDE_DATA = ("new_extradata", "param_change", "palette")
@@ -57,6 +57,8 @@ def scan(path: Path) -> Scan | None:
         if not container.streams.video:
             return None
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError("its codec is not known")
         stream.thread_type = "NONE"
         rows = _Rows(stream.codec_context.codec.name, stream.codec_context.extradata or b"", file.fileno())
         seen = _Seen()
@@ -110,7 +112,7 @@ class _Rows:
     def __init__(self, codec: str, extradata: bytes, descriptor: int) -> None:
         self._codec = codec
         self._nal_length = length_bytes(codec, extradata)
-        self._descriptor = descriptor
+        self._window = Window(descriptor)
         self._file_bytes = os.fstat(descriptor).st_size
         self._packed = False
         self._fallback = ""
@@ -127,7 +129,7 @@ class _Rows:
             self._fallback = self._fallback or "the container changes the decoder's settings in mid-video"
         pieces = split_vops(body) if self._codec == "mpeg4" else [(0, len(body))]
         self._packed |= len(pieces) > 1
-        if self._packed and len(pieces) == 1 and is_filler(body):
+        if self._codec == "mpeg4" and len(pieces) == 1 and is_filler(body, packed=self._packed):
             return
         for begin, end in pieces:
             part = packet
@@ -180,7 +182,7 @@ class _Rows:
 
     def _locate(self, pos: int | None, body: bytes) -> int:
         if pos is not None and pos >= 0:
-            found = os.pread(self._descriptor, len(body) + _SEARCH_BYTES, pos).find(body)
+            found = self._window.read(pos, len(body) + _SEARCH_BYTES).find(body)
             if found >= 0:
                 return pos + found
         self._fallback = self._fallback or "its packets do not lie in one piece in the file"
@@ -231,29 +233,18 @@ def _coding(context: av.VideoCodecContext, pixels: str) -> Coding:
 
 
 def _tried(path: str, table: PacketTable, seen: _Seen) -> dict[int, int] | None:
-    """Checksums of pictures decoded from packets alone: the first few, and some right after keys."""
-    keys = np.flatnonzero(table.has(KEY))
+    """Checksums of pictures decoded from packets alone: some of the first, and some right after other keys."""
+    keys = np.flatnonzero(table.has(KEY))[1:]
     open_keys = keys[~table.has(IDR)[keys]]
-    chosen = {int(row) for row in _spread(keys, _KEYS_TRIED)} | {
-        int(row) for row in _spread(open_keys, _OPEN_KEYS_TRIED)
-    }
-    tries = [list(_FIRST_TRIED)]
-    for row in sorted(chosen):
-        rank = int(np.searchsorted(table.order_P[table.row_R], table.order_P[row]))
-        tries.append([rank + ahead for ahead in _AFTER_KEY])
-    got: dict[int, int] = {}
+    chosen = np.union1d(_spread(keys, _KEYS_TRIED), _spread(open_keys, _OPEN_KEYS_TRIED))
+    first_shown = np.searchsorted(table.order_P[table.row_R], table.order_P[chosen])
+    wanted = {*_FIRST_TRIED, *(int(rank) + ahead for rank in first_shown for ahead in _AFTER_KEY)}
+    wanted = {rank for rank in wanted if rank < len(seen.rows)}
     try:
-        for ranks in tries:
-            wanted = [rank for rank in ranks if rank < len(seen.rows)]
-            if not wanted:
-                continue
-            found = {rank: _check(frame) for rank, frame in packet_frames(path, table, wanted)}
-            if len(found) < len(wanted):
-                return None
-            got.update(found)
+        got = {rank: _check(frame) for rank, frame in packet_frames(path, table, wanted)}
     except (OSError, av.FFmpegError, ValueError):
         return None
-    return got
+    return got if len(got) == len(wanted) else None
 
 
 def _spread(rows: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:

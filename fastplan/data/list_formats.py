@@ -1,0 +1,228 @@
+"""Annotation files as the data sets of the field ship them: Kinetics, UCF101, HMDB51, Something-Something v2.
+
+They name videos by identifier, not by path, so videos are looked for by name in the folders around the annotation.
+One that is not there keeps the path where it is usually found: the index then lists it as missing. ActivityNet is not
+read: its annotations are segments of videos, and a `VideoList` holds whole videos.
+"""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from fastplan.errors import UserError
+
+ListFormat = Literal["paths", "kinetics", "ucf101", "hmdb51", "something-v2"]
+
+VIDEO_SUFFIXES = frozenset(
+    (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv")
+)
+_DEPTH = 3  # folders below the annotation's own, or its parent, in which videos are looked for
+_HMDB51_FLAGS = {"train": "1", "test": "2"}  # 0: in neither
+_KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
+
+
+class Entry(NamedTuple):
+    """One video with the name of its class."""
+
+    path: Path
+    label: str
+
+
+def read_lines(file: Path) -> list[str]:
+    """Lines without their ends, whatever the ends are. Raises `UserError` where the file is not UTF-8 text."""
+    try:
+        return re.split(r"\r\n|\r|\n", file.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is no list file: it is not UTF-8 text") from None
+
+
+def detect(source: Path) -> ListFormat:
+    """Tell a file's format by its content, an HMDB51 folder by its files. Raises `UserError` for ActivityNet."""
+    if source.is_dir():
+        return "hmdb51"
+    if source.suffix.lower() == ".json":
+        content = _json(source)
+        if isinstance(content, dict) and "database" in content:
+            raise UserError(f"{source} is an ActivityNet annotation; segments are not read: cut them into files first")
+        return "something-v2"
+    lines = [line for line in read_lines(source) if line.strip() and not line.startswith("#")]
+    if lines and set(_KINETICS_COLUMNS) <= {cell.strip() for cell in _cells(lines[:1])[0]}:
+        return "kinetics"
+    class_names = source.parent / "classInd.txt"
+    if lines and class_names.is_file() and all(line.split("/")[0] in _ucf101_classes(class_names) for line in lines):
+        return "ucf101"
+    return "paths"
+
+
+def read_annotation(source: Path, kind: ListFormat, part: str | None) -> tuple[list[Entry], list[str]]:
+    """Entries and, in order, the names of the classes that occur.
+
+    part: which part of an annotation that holds several: a value of the `split` column of a Kinetics file, or
+    `train1`, `test1`, ... `test3` of the HMDB51 folder.
+    Raises `UserError` for a line that is no entry, a class nobody declared, or a part that is not there.
+    """
+    if kind == "hmdb51":
+        return _read_hmdb51(source, part)
+    if kind == "kinetics":
+        return _read_kinetics(source, part)
+    return _read_ucf101(source) if kind == "ucf101" else _read_something(source)
+
+
+def _read_kinetics(file: Path, part: str | None) -> tuple[list[Entry], list[str]]:
+    lines = [line for line in read_lines(file) if line.strip() and not line.startswith("#")]
+    header, *rows = _cells(lines)
+    header = [cell.strip() for cell in header]
+    if "label" not in header:
+        raise UserError(f"{file} has no column 'label': the published test lists have none and cannot be trained on")
+    videos = _Videos(file.parent)
+    entries, parts = [], set()
+    for number, row in enumerate(rows, 2):
+        cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
+        try:
+            begin, end = (int(float(cells[name])) for name in ("time_start", "time_end"))
+            name, label = cells["youtube_id"], cells["label"]
+        except (KeyError, ValueError):
+            raise UserError(f"{file.name}, entry {number}: {','.join(row)} is no '{','.join(header)}'") from None
+        split = cells.get("split", "")
+        parts.add(split)
+        if part in (None, split):
+            stems = (f"{name}_{begin:06d}_{end:06d}", f"{name}_{begin}_{end}", name)
+            usual = file.parent / label / f"{stems[0]}.mp4"
+            entries.append(Entry(videos.find(stems, (label, label.replace(" ", "_")), usual), label))
+    if part is None and len(parts) > 1:
+        raise UserError(f"{file} holds several parts; name one: {', '.join(f'{file.name}#{p}' for p in sorted(parts))}")
+    if not entries:
+        raise UserError(f"{file} lists no videos{f' of part {part}' if part else ''}")
+    return entries, sorted({entry.label for entry in entries})
+
+
+def _read_ucf101(file: Path) -> tuple[list[Entry], list[str]]:
+    known = _ucf101_classes(file.parent / "classInd.txt")
+    videos = _Videos(file.parent)
+    entries = []
+    for number, line in enumerate(read_lines(file), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = re.fullmatch(r"(([^/]+)/.*?\.\w+)(?:\s+(\d+))?\s*", line)
+        if match is None or match[2] not in known:
+            raise UserError(
+                f"{file.name}, line {number}: '{line}' is no 'Class/video.avi' with a class of classInd.txt"
+            )
+        if match[3] and int(match[3]) != known[match[2]]:
+            raise UserError(f"{file.name}, line {number}: class {match[3]} is not {match[2]} in classInd.txt")
+        stem = Path(match[1]).stem
+        entries.append(Entry(videos.find((stem,), (match[2],), file.parent / match[1]), match[2]))
+    return entries, _present(entries, list(known))
+
+
+def _ucf101_classes(file: Path) -> dict[str, int]:
+    """Class numbers, from 1, by name."""
+    words = [line.split(maxsplit=1) for line in read_lines(file) if line.strip()]
+    if not all(len(pair) == 2 and pair[0].isdigit() for pair in words):
+        raise UserError(f"{file} wants 'number name' in every line")
+    return {pair[1].strip(): int(pair[0]) for pair in words}
+
+
+def _read_hmdb51(folder: Path, part: str | None) -> tuple[list[Entry], list[str]]:
+    match = re.fullmatch(r"(train|test)([123])", part or "")
+    if match is None:
+        raise UserError(f"{folder} holds the HMDB51 splits; name one: {folder.name}#train1, #test1, ... #test3")
+    files = sorted(folder.glob(f"*_test_split{match[2]}.txt"))
+    videos = _Videos(folder)
+    entries = []
+    for file in files:
+        label = file.name[: -len(f"_test_split{match[2]}.txt")]
+        for number, line in enumerate(read_lines(file), 1):
+            name, _, flag = line.strip().rpartition(" ")
+            if not line.strip() or (line.startswith("#") and flag not in ("0", "1", "2")):
+                continue  # some videos of HMDB51 have names that begin with '#'
+            if flag not in ("0", "1", "2") or not name.strip():
+                raise UserError(f"{file.name}, line {number}: '{line}' is no 'video.avi 0', 1 or 2")
+            if flag == _HMDB51_FLAGS[match[1]]:
+                name = name.strip()
+                entries.append(Entry(videos.find((Path(name).stem,), (label,), folder / label / name), label))
+    if not entries:
+        raise UserError(f"{folder} lists no videos of part {part}")
+    return entries, sorted({entry.label for entry in entries})
+
+
+def _read_something(file: Path) -> tuple[list[Entry], list[str]]:
+    rows = _json(file)
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and "id" in row for row in rows):
+        raise UserError(f"{file} is no list of videos with 'id' and 'template', as Something-Something v2 ships it")
+    numbers: dict[str, int] = {}
+    for other in sorted(file.parent.glob("*labels*.json")):
+        content = _json(other)
+        if isinstance(content, dict):
+            numbers = {_plain(name): int(number) for name, number in content.items()}
+            break
+    if not numbers:
+        raise UserError(f"{file} needs the label file (labels.json) beside it")
+    videos = _Videos(file.parent)
+    entries = []
+    for row in rows:
+        label = _plain(str(row.get("template", "")))
+        if label not in numbers:
+            raise UserError(f"{file.name}, video {row['id']}: template '{label}' is not in the label file")
+        entries.append(Entry(videos.find((str(row["id"]),), (), file.parent / f"{row['id']}.webm"), label))
+    return entries, _present(entries, sorted(numbers, key=numbers.__getitem__))
+
+
+def _plain(template: str) -> str:
+    return template.replace("[", "").replace("]", "").strip()
+
+
+def _present(entries: list[Entry], ordered: list[str]) -> list[str]:
+    present = {entry.label for entry in entries}
+    return [name for name in ordered if name in present]
+
+
+def _cells(lines: list[str]) -> list[list[str]]:
+    return list(csv.reader(lines, skipinitialspace=True))
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes().decode("utf-8-sig"))
+    except ValueError as error:
+        raise UserError(f"{file} is no JSON: {error}") from None
+
+
+class _Videos:
+    """Video files by name without suffix: below the annotation's folder, else below that folder's parent."""
+
+    def __init__(self, folder: Path) -> None:
+        self._by_stem = _by_stem(folder) or _by_stem(folder.parent)
+
+    def find(self, stems: tuple[str, ...], folders: tuple[str, ...], usual: Path) -> Path:
+        """The file with the first of `stems` that is there, rather in one of `folders`; else `usual`."""
+        for stem in stems:
+            found = self._by_stem.get(stem, [])
+            inside = [path for path in found if path.parent.name in folders]
+            if inside or found:
+                return (inside or found)[0]
+        return usual
+
+
+def _by_stem(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in _walk(folder, _DEPTH):
+        found.setdefault(path.stem, []).append(path)
+    return found
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return  # a folder that may not be read holds no videos for us
+    for entry in entries:
+        if entry.is_dir():
+            if depth and not entry.name.startswith("."):
+                yield from _walk(Path(entry.path), depth - 1)
+        elif Path(entry.name).suffix.lower() in VIDEO_SUFFIXES:
+            yield Path(entry.path)
