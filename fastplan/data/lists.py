@@ -1,8 +1,9 @@
 """Where videos and labels come from: a folder per class, a list file, or the annotation of a known data set.
 
-A list file has one video a line, `path label` or `path frames label`; paths are relative to the list's own folder and
-may stand in quotes, `#` starts a comment line, labels are whole numbers from 0. The frames column is read past: what
-counts is what decodes. Everything here is text; no video is opened.
+A list file has one video a line, `path label` or `path frames label`, each with a group in a last column or without;
+paths are relative to the list's own folder and may stand in quotes, `#` starts a comment line, labels are whole numbers
+from 0, a group is a word that is no number. The frames column is read past: what counts is what decodes. Everything
+here is text; no video is opened.
 """
 
 import re
@@ -89,17 +90,24 @@ def _read_list(file: Path) -> VideoList:
     ]
     if not entries:
         raise UserError(f"{file} lists no videos: one 'path label' a line is wanted")
-    paths, labels = zip(*entries, strict=True)
+    paths, labels, groups = zip(*entries, strict=True)
+    if any(groups) and not all(groups):
+        raise UserError(f"{file} names a group for {paths[groups.index(None)].name}'s neighbours but none for it")
     for label in range(max(labels)):
         if label not in labels:
             raise UserError(f"{file} has labels up to {max(labels)} but no video of class {label}")
-    return VideoList(paths, labels, tuple(map(str, paths)), tuple(str(k) for k in range(max(labels) + 1)))
+    named = groups if any(groups) else tuple(map(str, paths))
+    return VideoList(paths, labels, named, tuple(str(k) for k in range(max(labels) + 1)))
 
 
-def _read_line(line: str, where: str, base: Path) -> tuple[Path, int]:
+def _read_line(line: str, where: str, base: Path) -> tuple[Path, int, str | None]:
+    """(path, label, group) of one line; the group is None where there is no such column."""
+    grouped = re.fullmatch(r"(.*\s[0-9]+)\s+([^\s#]*[^\s#0-9][^\s#]*)", line)
+    if grouped:
+        return (*_read_line(grouped[1], where, base)[:2], grouped[2])
     quoted = re.fullmatch(r"""(["'])(.+)\1\s+(?:\d+\s+)?(\d+)""", line)
     if quoted:
-        return base / quoted[2], int(quoted[3])
+        return base / quoted[2], int(quoted[3]), None
     words = line.rsplit(maxsplit=2)
     if len(words) < 2 or not re.fullmatch("[0-9]+", words[-1]):
         raise UserError(f"{where}: '{line}' is neither 'path label' nor 'path frames label' with a label from 0 up")
@@ -107,8 +115,8 @@ def _read_line(line: str, where: str, base: Path) -> tuple[Path, int]:
     if re.search(r"\s[0-9]+\s+#", line) and not (base / with_spaces).exists():
         raise UserError(f"{where}: '{line}' has a comment behind the label; put comments on lines of their own")
     if len(words) == 3 and words[1].isdigit() and not (base / with_spaces).exists():
-        return base / words[0], int(words[2])
-    return base / with_spaces, int(words[-1])
+        return base / words[0], int(words[2]), None
+    return base / with_spaces, int(words[-1]), None
 
 
 def _groups(paths: tuple[Path, ...], base: Path, pattern: str) -> tuple[str, ...]:

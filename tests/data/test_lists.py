@@ -44,6 +44,17 @@ def test_groups_are_named_by_the_pattern(tmp_path):
         read_videos(tmp_path, group_pattern="(")
 
 
+def test_a_group_column_keeps_videos_together(tmp_path):
+    file = tmp_path / "train.txt"
+    file.write_text("a.mp4 0 ann\nb.mp4 300 1 bob\n'c 7.mp4' 1 ann\n")
+    found = read_videos(file)
+    assert (found.labels, found.groups) == ((0, 1, 1), ("ann", "bob", "ann"))
+    assert [p.name for p in found.paths] == ["a.mp4", "b.mp4", "c 7.mp4"]
+    file.write_text("a.mp4 0 ann\nb.mp4 1\n")
+    with pytest.raises(UserError, match="names a group for b.mp4's neighbours but none for it"):
+        read_videos(file)
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
