@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 
 # CUDA=13 swaps the DALI build: an extra of pip can only add packages.
 
-.PHONY: install demo test check fmt clean
+.PHONY: install demo test check gpu-check fmt clean
 
 install: $(READY)
 
@@ -29,6 +29,9 @@ check: $(READY)  ## format, lint, types, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+gpu-check: $(READY)  ## every kernel on a GPU: correctness, then timing; ARGS=--allow-missing where there is none
+	$(BIN)/python -m fastplan.benchmarks.bench_kernels $(ARGS)
 
 fmt: $(READY)
 	$(BIN)/ruff format .

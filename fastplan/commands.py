@@ -39,11 +39,15 @@ def train(rundir: RunDir, task: Task, resumed: bool, terminal: Terminal) -> int:
             rundir.save_environment(environment())
         rundir.log("resume" if resumed else "begin", graph=task.config.state_graph, plan=task.config.replay)
         reached: Reached | None = None
+        choices: list[str] = []
         plan: Plan | None
         if task.graph is not None:
             result = runner.search(task.graph)
             plan, note = result.plan, result.note
             reached = result.reached.get(task.graph.sink)
+            choices = [
+                f"{name}: {cell.why}" for name, cell in result.reached.items() if len(task.graph.predecessors(name)) > 1
+            ]
         else:
             assert task.plan is not None
             plan, note = runner.replay(task.plan), ""
@@ -53,7 +57,7 @@ def train(rundir: RunDir, task: Task, resumed: bool, terminal: Terminal) -> int:
             tested = _test_network(rundir, runner.splits.test, runner.config, task.target, runner.precision, terminal)
         rundir.save_results(_results(plan, note, outcomes, tested, runner))
         rundir.save_report(report_page(task, runner.journal, outcomes, reached, plan, tested))
-        _conclude(terminal, rundir, outcomes, reached, plan, note, tested, runner.config)
+        _conclude(terminal, rundir, outcomes, reached, plan, note, choices, tested, runner.config)
         rundir.log("end", plan=plan is not None, test_top1=tested.video_top1 if tested else None)
         return 0 if plan is not None else 1
 
@@ -190,6 +194,7 @@ def _conclude(
     reached: Reached | None,
     plan: Plan | None,
     note: str,
+    choices: list[str],
     tested: Evaluation | None,
     config: RunConfig,
 ) -> None:
@@ -199,8 +204,8 @@ def _conclude(
         terminal.note(f"No plan: {note}")
         return
     terminal.console.print(plan_table(plan))
-    if note:
-        terminal.note(f"How the last state was reached: {note}")
+    for choice in choices:
+        terminal.note(f"way into {choice}")
     if plan.accuracy is not None and plan.stderr is not None:
         terminal.note(f"validation: video top-1 {percent(plan.accuracy).strip()} % (± {percent(plan.stderr).strip()})")
     if tested is not None:

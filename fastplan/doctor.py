@@ -1,5 +1,6 @@
 """What this machine has and can do: versions, GPU, decoders, optional parts."""
 
+import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
@@ -7,6 +8,7 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +97,26 @@ def _dali_codecs() -> str:
     works: list[str] = []
     fails: list[str] = []
     picture_THW = np.zeros((4, 64, 64), np.uint8)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quiet_stderr():
         for codec, encoder in _ENCODERS.items():
             file = Path(folder) / f"{codec}.mkv"
             write_grey(file, picture_THW, encoder=encoder)
             (works if cpu_decodes(np.fromfile(file, np.uint8)) else fails).append(codec)
     return f"decodes {', '.join(works) or 'nothing'}; not {', '.join(fails) or 'anything less'} (PyAV decodes these)"
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Encoders and DALI write to the process's standard error, past Python."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _apex() -> str:

@@ -15,9 +15,10 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from fastplan.data.index import VideoInfo
 from fastplan.data.packets import PacketTable
 from fastplan.data.reading import demuxed_frames, packet_frames
+from fastplan.errors import UserError
 
 
-class DecodeError(RuntimeError):
+class DecodeError(UserError):
     """A video that was readable when it was indexed no longer gives the frames it should."""
 
 

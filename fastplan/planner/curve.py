@@ -135,7 +135,7 @@ def fit_knees(
         else:
             first = 0 if chance is None else _flat_start(y, chance + scratch_margin * 2 / 3)
             if len(y) - first < _FEWEST_POINTS:
-                found[i] = _no_knee("short", f"{len(y)} points are too few to fit")
+                found[i] = _no_knee("short", f"too few epochs to fit ({len(y)} points)")
             else:
                 by_length.setdefault(len(y) - first, []).append((i, first))
     for members in by_length.values():
