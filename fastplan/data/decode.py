@@ -68,4 +68,6 @@ def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, video: VideoInf
     plane = rgb.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(rgb.height, plane.line_size)
     picture_HWC = rows[:, : rgb.width * 3].reshape(rgb.height, rgb.width, 3)
+    if video.mirror:
+        picture_HWC = picture_HWC[::-1]
     return np.rot90(picture_HWC, video.rotation // 90) if video.rotation else picture_HWC

@@ -32,7 +32,8 @@ class VideoInfo:
     frames: that a full decode gives. fps: average, 0 where unknown. width, height: in pixels, as shown (rotated).
     rotation: degrees, counter-clockwise, that the container asks for. start_pts, pts_step: timestamp of frame i is
     start_pts + i * pts_step; pts_step is 0 where that does not hold or a seek is known to be wrong. packets: the packed
-    `PacketTable`, empty where clips go through the demuxer; `fallback` then says why.
+    `PacketTable`, empty where clips go through the demuxer; `fallback` then says why. mirror: whether the picture is
+    turned upside down before it is rotated.
     """
 
     path: str
@@ -46,6 +47,7 @@ class VideoInfo:
     pts_step: int
     packets: bytes = field(default=b"", repr=False)
     fallback: str = ""
+    mirror: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def probe(path: Path) -> VideoInfo | BadVideo:
         found.pts_step,
         found.table.pack() if found.table else b"",
         found.fallback,
+        found.mirror,
     )
 
 

@@ -155,3 +155,21 @@ class PacketTable:
             order_P,
             columns["flags"],
         )
+
+
+def presentation_order(rows_R: npt.NDArray[np.int64], pts: list[int | None]) -> npt.NDArray[np.int32]:
+    """Places of all packets, int32 [P]: pictures as the decoder gave them; packets without one by timestamp between
+    them, or where there are none, behind the last picture decoded before."""
+    total = len(pts)
+    rank_P = np.full(total, -1.0)
+    rank_P[rows_R] = np.arange(len(rows_R))
+    hidden = np.flatnonzero(rank_P < 0)
+    times_P = np.array([-1 if time is None else time for time in pts], np.int64)
+    if None not in pts and (np.diff(times_P[rows_R]) >= 0).all():
+        rank_P[hidden] = np.searchsorted(times_P[rows_R], times_P[hidden]) - 0.5
+    else:
+        rank_P[hidden] = np.maximum.accumulate(rank_P)[hidden] + 0.5
+        times_P = np.arange(total)
+    order_P = np.empty(total, np.int32)
+    order_P[np.lexsort((times_P, rank_P))] = np.arange(total, dtype=np.int32)
+    return order_P

@@ -14,9 +14,10 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
+from av.sidedata.sidedata import SideData
 
 from fastplan.data.bitstream import is_filler, is_idr, is_nonref, length_bytes, split_vops
-from fastplan.data.packets import DISCARD, IDR, KEY, NONREF, PICTURE, Coding, PacketTable
+from fastplan.data.packets import DISCARD, IDR, KEY, NONREF, PICTURE, Coding, PacketTable, presentation_order
 from fastplan.data.reading import Window, demuxed_frames, packet_frames
 
 _SEARCH_BYTES = 64  # Matroska gives the position of the block, with the packet a few bytes behind it
@@ -32,8 +33,9 @@ class Scan:
     """What a full decode showed.
 
     frames: pictures in presentation order. width, height: in pixels, as coded. rotation: degrees counter-clockwise,
-    a multiple of 90. start_pts, pts_step: timestamp of picture i is start_pts + i * pts_step, step 0 where that does
-    not hold or a seek is wrong. table: None where `fallback` says why packets cannot be fed.
+    a multiple of 90, after the picture was turned upside down where `mirror` says so. start_pts, pts_step: timestamp of
+    picture i is start_pts + i * pts_step, step 0 where that does not hold or a seek is wrong. table: None where
+    `fallback` says why packets cannot be fed.
     """
 
     frames: int
@@ -42,6 +44,7 @@ class Scan:
     height: int
     codec: str
     rotation: int
+    mirror: bool
     start_pts: int
     pts_step: int
     table: PacketTable | None
@@ -79,7 +82,9 @@ def scan(path: Path) -> Scan | None:
         table, fallback = None, "packets fed alone decode to other pictures"
     if table is None and step and (seen.damaged or not _seeks_well(str(path), seen, start, step)):
         start, step = 0, 0
-    return Scan(len(seen.rows), fps, seen.width, seen.height, codec, seen.rotation, start, step, table, fallback)
+    return Scan(
+        len(seen.rows), fps, seen.width, seen.height, codec, seen.rotation, seen.mirror, start, step, table, fallback
+    )
 
 
 @dataclass
@@ -91,6 +96,7 @@ class _Seen:
     width: int = 0
     height: int = 0
     rotation: int = 0
+    mirror: bool = False
     pixels: str = ""
     damaged: bool = False
     changes: bool = False
@@ -100,6 +106,7 @@ class _Seen:
             if not self.rows:
                 self.width, self.height, self.pixels = frame.width, frame.height, frame.format.name
                 self.rotation = round(frame.rotation / 90) % 4 * 90
+                self.mirror = _mirrored(frame)
             self.changes |= (frame.width, frame.height, frame.format.name) != (self.width, self.height, self.pixels)
             self.damaged |= frame.is_corrupt
             self.rows.append(-1 if frame.pts is None else frame.pts)
@@ -161,7 +168,7 @@ class _Rows:
             self._file_bytes,
             np.array(self._offsets, np.int64),
             np.array(self._sizes, np.int32),
-            _presentation_order(rows_R, self.pts, flags_P),
+            presentation_order(rows_R, self.pts),
             flags_P,
         )
         keys = np.flatnonzero(table.has(KEY))
@@ -196,26 +203,6 @@ class _Rows:
         if not key and is_nonref(self._codec, body, self._nal_length):
             flags |= NONREF
         return flags
-
-
-def _presentation_order(
-    rows_R: npt.NDArray[np.int64], pts: list[int | None], flags_P: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.int32]:
-    """Places of all packets, int32 [P]: pictures as the decoder gave them; packets without one by timestamp between
-    them, or where there are none, behind the last picture decoded before."""
-    total = len(flags_P)
-    rank_P = np.full(total, -1.0)
-    rank_P[rows_R] = np.arange(len(rows_R))
-    hidden = np.flatnonzero(rank_P < 0)
-    times_P = np.array([-1 if time is None else time for time in pts], np.int64)
-    if None not in pts and (np.diff(times_P[rows_R]) >= 0).all():
-        rank_P[hidden] = np.searchsorted(times_P[rows_R], times_P[hidden]) - 0.5
-    else:
-        rank_P[hidden] = np.maximum.accumulate(rank_P)[hidden] + 0.5
-        times_P = np.arange(total)
-    order_P = np.empty(total, np.int32)
-    order_P[np.lexsort((times_P, rank_P))] = np.arange(total, dtype=np.int32)
-    return order_P
 
 
 def _coding(context: av.VideoCodecContext, pixels: str) -> Coding:
@@ -272,6 +259,15 @@ def _seeks_well(path: str, seen: _Seen, start: int, step: int) -> bool:
         if any(found.get(rank) != seen.checks[rank] for rank in range(first, last + 1)):
             return False
     return True
+
+
+def _mirrored(frame: av.VideoFrame) -> bool:
+    """Whether the display matrix mirrors: a rotation behind a vertical flip, whatever the axis."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(matrix, SideData):
+        return False
+    a, b, _, c, d = np.frombuffer(memoryview(matrix), np.int32)[:5].astype(float)
+    return bool(a * d - b * c < 0)
 
 
 def _check(frame: av.VideoFrame) -> int:
