@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,11 @@ class RunDir:
         """The name under which the journal knows a file of this folder."""
         return str(file.relative_to(self.path))
 
-    def delete_checkpoints(self, *, keep: set[str]) -> None:
-        """Delete every checkpoint whose name is not in `keep`."""
+    def delete_checkpoints(self, *, keep: set[str], keep_edges: Iterable[tuple[str, str]] = ()) -> None:
+        """Delete every checkpoint whose name is not in `keep`, but for those of the edges `keep_edges`."""
+        folders = {self.checkpoint_file(source, target, 0).parent for source, target in keep_edges}
         for file in sorted((self.path / "checkpoints").glob("*/*")):
-            if self.name_of(file) not in keep:
+            if self.name_of(file) not in keep and file.parent not in folders:
                 file.unlink()
         for folder in (self.path / "checkpoints").glob("*"):
             if not any(folder.iterdir()):

@@ -122,17 +122,21 @@ class Runner:
             return done
 
         def settled(reached: Mapping[str, Reached], unsettled: set[str]) -> None:
-            keep = {
+            open_edges = [edge for edge in self.journal.edges() if edge[1] in unsettled]
+            ended = [self.journal.outcome(*edge) for edge in open_edges]
+            needed = [outcome.checkpoint for outcome in ended if outcome is not None]
+            needed += [
                 cell.outcome.checkpoint
                 for name, cell in reached.items()
                 if name == graph.sink or unsettled & set(graph.successors(name))
-            }
-            self.rundir.delete_checkpoints(keep={name for name in keep if name})
+            ]
+            running = [edge for edge, outcome in zip(open_edges, ended, strict=True) if outcome is None]
+            self.rundir.delete_checkpoints(keep={name for name in needed if name}, keep_edges=running)
 
         result = search(graph, measure, on_settled=settled)
         if result.plan is not None:
             plan = self._with_provenance(result.plan, graph=graph.name)
-            result = SearchResult(result.reached, plan, result.note)
+            result = replace(result, plan=plan)
             self._keep_network(result.reached[graph.sink].outcome.checkpoint)
             self.rundir.save_plan(plan)
         return result

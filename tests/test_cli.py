@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import write_numbered
 from fastplan import cli
+from numbered_videos import write_numbered
 
 FLAGS = {
     "train": {

@@ -4,9 +4,9 @@ import av
 import numpy as np
 import pytest
 
-from conftest import read_numbers, write_numbered
 from fastplan.data.decode import DecodeError, decode_clip
 from fastplan.data.index import VideoInfo, probe
+from numbered_videos import read_numbers, write_numbered
 
 AWKWARD = [
     "torchcodec__nasa_13013.mp4",

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import read_numbers, write_numbered
 from fastplan.clips import ClipSpec
 from fastplan.config import AugmentConfig
 from fastplan.data import dali
@@ -13,6 +12,7 @@ from fastplan.data.decode import DecodeError
 from fastplan.data.index import build_index
 from fastplan.data.lists import read_videos
 from fastplan.data.sampling import evaluation_samples, training_samples
+from numbered_videos import read_numbers, write_numbered
 
 PLAIN = AugmentConfig(
     scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
