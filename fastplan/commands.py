@@ -1,6 +1,5 @@
 """The commands `train` and `test`, whole: open the folder, run, test, report."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -181,10 +180,16 @@ def _results(
         },
         "note": note,
         "test": None if tested is None else {**asdict(tested), "stderr": tested.stderr},
-        "edges": [json.loads(json.dumps(asdict(outcome)).replace("NaN", "null")) for outcome in outcomes],
+        "edges": [_as_json(outcome) for outcome in outcomes],
         "search_clip_frames": sum(r.clip_frames for e in runner.journal.edges() for r in runner.journal.epochs(*e)),
         "left_out": [asdict(video) for video in bad],
     }
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    """Every field; what is no number in JSON (the accuracy of a diverged edge) becomes null."""
+    fields = asdict(outcome)
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
 
 
 def _conclude(

@@ -7,7 +7,7 @@ was killed goes on from there. Nothing here asks what device it runs on.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -29,25 +29,7 @@ from fastplan.rundir import RunDir
 from fastplan.train import checkpoint
 from fastplan.train.precision import choose_device, choose_precision
 from fastplan.train.trainer import Trainer, cosine_with_warmup
-
-
-class Watcher(Protocol):
-    """Who shows a run to a person; see `fastplan.report.terminal`."""
-
-    def progress(self, title: str, total: int) -> Callable[[], None]:
-        """Begin long work of `total` steps; call what is returned after each."""
-
-    def begin_edge(self, source: str, state: State, done: int, most: int) -> None:
-        """An edge is explored, `done` epochs of at most `most` are finished already."""
-
-    def step(self, step: int, steps: int) -> None:
-        """An optimizer step of the current epoch is done."""
-
-    def epoch(self, record: EpochRecord, fit: KneeFit, stop: Stop) -> None:
-        """An epoch is finished."""
-
-    def end_edge(self, outcome: Outcome) -> None:
-        """An edge is finished."""
+from fastplan.watcher import Watcher
 
 
 @dataclass(frozen=True)
@@ -150,9 +132,9 @@ class Runner:
             outcome = self.journal.outcome(source, state.name)
             if outcome is None:
                 outcome = self._train_leg(source, state, leg, parent)
+                self.rundir.delete_checkpoints(keep={outcome.checkpoint} if outcome.checkpoint else set())
             if outcome.status == "diverged":
                 raise UserError(f"leg {number} ({leg.state.name}) diverged: {outcome.note}; lower its lr")
-            self.rundir.delete_checkpoints(keep={outcome.checkpoint} if outcome.checkpoint else set())
             parent, source = outcome.checkpoint, state.name
             path.append(outcome)
         self._keep_network(parent)

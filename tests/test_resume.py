@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastplan.configs import shipped
+from fastplan.planner.plans import Leg, Plan
+from fastplan.planner.states import load_graph
 from fastplan.rundir import RunDir
 from fastplan.train import checkpoint
 
@@ -160,6 +163,22 @@ def test_a_plan_is_replayed_without_a_search(reference, tmp_path, exact):
     )
     top1 = f"video top-1 {100 * results[1]['test']['video_top1']:.1f} %"
     assert tested.returncode == 0 and top1 in " ".join(tested.stdout.split())
+
+
+def test_a_replay_killed_in_its_second_leg_ends_like_one_never_stopped(tmp_path):
+    graph = load_graph(shipped("state_graphs")["tiny"])
+    legs = tuple(Leg(graph.state(name), 2) for name in ("u8-high", "u8-low"))
+    (tmp_path / "plan.yaml").write_text(Plan(legs, config=graph.config).to_yaml())
+    words = ["--plan", str(tmp_path / "plan.yaml"), "--exact", *SETTINGS]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole, *words), check=True, capture_output=True)
+    process = start(command(killed, *words))
+    wait_for_epochs(process, 3 + 2)  # epochs 0, 1, 2 of the first leg, 0 and 1 of the second
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = subprocess.run(command(killed, "--resume"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_end(killed, whole)
 
 
 def test_a_corrupt_checkpoint_or_journal_is_one_clear_line(reference, tmp_path):

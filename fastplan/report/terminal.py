@@ -18,7 +18,7 @@ from fastplan.train.evaluate import Evaluation
 
 
 class Terminal:
-    """Shows a run to a person; a `Watcher`. Bars are drawn on a terminal only, lines everywhere."""
+    """A `Watcher` that prints. Bars are drawn on a terminal only, lines everywhere."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or make_console()

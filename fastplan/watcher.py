@@ -1,0 +1,28 @@
+"""Who shows a run to a person: what a run tells, whoever listens."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from fastplan.planner.arrivals import Outcome
+from fastplan.planner.curve import KneeFit, Stop
+from fastplan.planner.journal import EpochRecord
+from fastplan.planner.states import State
+
+
+class Watcher(Protocol):
+    """Told about every step of a run; `fastplan.report.terminal.Terminal` is one."""
+
+    def progress(self, title: str, total: int) -> Callable[[], None]:
+        """Begin long work of `total` steps; call what is returned after each."""
+
+    def begin_edge(self, source: str, state: State, done: int, most: int) -> None:
+        """An edge is explored, `done` epochs of at most `most` are finished already."""
+
+    def step(self, step: int, steps: int) -> None:
+        """An optimizer step of the current epoch is done."""
+
+    def epoch(self, record: EpochRecord, fit: KneeFit, stop: Stop) -> None:
+        """An epoch is finished."""
+
+    def end_edge(self, outcome: Outcome) -> None:
+        """An edge is finished."""
