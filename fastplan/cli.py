@@ -137,6 +137,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from fastplan.launch import resolve
     from fastplan.models.networks import network_spec
+    from fastplan.planner.states import check_clip_lengths
     from fastplan.report.terminal import edges_table, make_console, plan_table, states_table
 
     task = resolve(_request(arguments))
@@ -146,7 +147,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         return 0
     assert task.graph is not None
     network = task.config.network.name
-    task.graph.check_clip_lengths(multiple=network_spec(network).early_stride, network=network)
+    check_clip_lengths([*task.states, task.target], multiple=network_spec(network).early_stride, network=network)
     console.print(states_table(task.graph))
     console.print(edges_table(task.graph, task.config.plan.max_epochs, task.config.plan.attempt_epochs))
     return 0

@@ -23,7 +23,7 @@ from fastplan.planner.curve import KneeFit, Stop, choose_epoch, fit_knee, should
 from fastplan.planner.journal import EpochRecord
 from fastplan.planner.plans import Leg, Plan
 from fastplan.planner.search import search
-from fastplan.planner.states import START, State, StateGraph
+from fastplan.planner.states import START, State, StateGraph, check_clip_lengths
 from fastplan.planner.stepwise import SearchResult
 from fastplan.rundir import RunDir
 from fastplan.train import checkpoint
@@ -352,18 +352,17 @@ class Runner:
 
     def _check_lengths(self, states: list[State], config: RunConfig) -> None:
         """Fail before training, not in the middle of it, where clips and data or network do not fit."""
-        multiple = network_spec(config.network.name).early_stride
-        longest = int(max(split.frames_N.max() for split in (self.splits.train, self.splits.val)))
+        name = config.network.name
+        check_clip_lengths(states, multiple=network_spec(name).early_stride, network=name)
+        if config.data.short != "error":
+            return
+        videos = [*self.splits.train.videos, *self.splits.val.videos, *(self.splits.test or self.splits.val).videos]
         for state in states:
-            if state.clip.length % multiple:
+            if short := sorted({(video.frames, video.path) for video in videos if video.frames < state.clip.span}):
+                frames, path = short[0]
                 raise UserError(
-                    f"state '{state.name}' has clips of {state.clip.length} frames; the stem of "
-                    f"{config.network.name} needs a multiple of {multiple}"
-                )
-            if config.data.short == "error" and state.clip.span > longest:
-                raise UserError(
-                    f"state '{state.name}': a clip spans {state.clip.span} frames but the longest video has {longest}; "
-                    "lower stride or frames, or set data.short=loop"
+                    f"state '{state.name}': a clip spans {state.clip.span} frames but {path} has {frames} "
+                    f"({len(short)} videos are too short); lower stride or frames, or set data.short=loop"
                 )
 
 

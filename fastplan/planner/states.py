@@ -169,17 +169,6 @@ class StateGraph:
         """Every edge, in the order in which a serial search explores them."""
         return tuple((p, state.name) for state in self.in_order() for p in self.predecessors(state.name))
 
-    def check_clip_lengths(self, *, multiple: int, network: str) -> None:
-        """Raise `UserError` naming the first state whose clip length is no multiple of `multiple` frames."""
-        clips = [(f"state '{state.name}'", state.clip) for state in self.states]
-        if self.target is not None:
-            clips.append(("the target clip", self.target))
-        for where, clip in clips:
-            if clip.length % multiple:
-                raise UserError(
-                    f"{where} has clips of {clip.length} frames; the stem of {network} needs a multiple of {multiple}"
-                )
-
     def _find_cycle(self, left: list[str]) -> list[str]:
         walk = [left[0]]
         while True:
@@ -206,6 +195,16 @@ class StateGraph:
                     seen.add(name)
                     todo.append(name)
         return seen
+
+
+def check_clip_lengths(states: Iterable[State], *, multiple: int, network: str) -> None:
+    """Raise `UserError` naming the first state whose clip length is no multiple of `multiple` frames."""
+    for state in states:
+        if state.clip.length % multiple:
+            raise UserError(
+                f"state '{state.name}' has clips of {state.clip.length} frames; "
+                f"the stem of {network} needs a multiple of {multiple}"
+            )
 
 
 def load_graph(path: Path) -> StateGraph:

@@ -6,7 +6,7 @@ import yaml
 from fastplan.clips import ClipSpec
 from fastplan.configs import shipped
 from fastplan.errors import UserError
-from fastplan.planner.states import State, StateGraph, graph_from_dict, graph_to_dict, load_graph
+from fastplan.planner.states import State, StateGraph, check_clip_lengths, graph_from_dict, graph_to_dict, load_graph
 
 ROW = {"segments": 1, "frames": 8, "lr": 0.1}
 
@@ -68,10 +68,10 @@ def test_missing_and_unknown_keys():
 
 
 def test_clip_length_must_suit_the_stem():
+    found = graph_from_dict({"states": {"a": ROW, "b": {**ROW, "frames": 6}}, "edges": ["start -> a", "a -> b"]})
+    check_clip_lengths(found.states[:1], multiple=4, network="net")
     with pytest.raises(UserError, match="state 'b' has clips of 6 frames; the stem of net needs a multiple of 4"):
-        graph_from_dict(
-            {"states": {"a": ROW, "b": {**ROW, "frames": 6}}, "edges": ["start -> a", "a -> b"]}
-        ).check_clip_lengths(multiple=4, network="net")
+        check_clip_lengths(found.states, multiple=4, network="net")
 
 
 def test_levels_give_the_published_graphs():
