@@ -1,9 +1,13 @@
 """The embedded task is what it says: twelve motions, told apart by motion only, the same every time."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
-from fastplan.data.synthetic import CLASSES, FRAMES, SIZE_PX, TASKS, TaskSpec, make_task, render
+from fastplan.data.decode import decode_clip
+from fastplan.data.index import probe
+from fastplan.data.synthetic import CLASSES, FRAMES, SIZE_PX, TASKS, TaskSpec, make_task, render, write_grey
 
 QUIET = TaskSpec(1, 1, 1, sprites=1, noise=0.0, clutter=0.0)
 
@@ -55,3 +59,16 @@ def test_the_folder_appears_whole_and_is_made_once(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == [folder.name], "no temporary folder is left"
     assert make_task("tiny", tmp_path, workers=1, on_video=lambda: made.append(1)) == folder
     assert len(made) == 48
+
+
+def test_a_video_is_encoded_to_the_same_bytes_every_time(tmp_path):
+    """Many times over, in processes that have encoded before: a rounding that depended on memory was found this way."""
+    video_THW = render(3, np.random.default_rng(0), TASKS["default"])
+    digests = set()
+    for number in range(12):
+        file = tmp_path / f"{number}.mp4"
+        write_grey(file, video_THW)
+        digests.add(hashlib.sha256(file.read_bytes()).hexdigest())
+    assert len(digests) == 1
+    decoded_THW = decode_clip(probe(file), np.arange(FRAMES))[..., 0].astype(float)
+    assert np.sqrt(np.mean((decoded_THW - video_THW) ** 2)) < 5.0
