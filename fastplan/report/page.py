@@ -1,24 +1,15 @@
 """The report page: one HTML file with the graph, the path found, and every edge's curve with its fit and knee."""
 
 import html
-import io
-
-import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
-import numpy as np
-from matplotlib.figure import Figure
 
 from fastplan.launch import Task
 from fastplan.planner.arrivals import Outcome, Reached
 from fastplan.planner.journal import Journal
 from fastplan.planner.plans import Plan
-from fastplan.planner.states import START, StateGraph
+from fastplan.report.figures import as_svg, draw_curve, draw_graph
 from fastplan.report.terminal import percent
 from fastplan.train.evaluate import Evaluation
 
-_PATH, _OTHER = "#c2410c", "#94a3b8"
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #0f172a }
 table { border-collapse: collapse }
@@ -40,9 +31,9 @@ def report_page(
     path = {(o.source, o.target) for o in reached.path} if reached else set()
     parts = ["<h1>fastplan report</h1>", f"<p>{_summary(plan, tested)}</p>"]
     if task.graph is not None:
-        parts += ["<h2>State graph</h2>", _svg(_draw_graph(task.graph, outcomes, path))]
+        parts += ["<h2>State graph</h2>", as_svg(draw_graph(task.graph, outcomes, path))]
     parts += ["<h2>Edges</h2>", _edge_table(outcomes, path), "<h2>Curves</h2><div class='curves'>"]
-    parts += [_svg(_draw_curve(journal, outcome, (outcome.source, outcome.target) in path)) for outcome in outcomes]
+    parts += [as_svg(draw_curve(journal, outcome, (outcome.source, outcome.target) in path)) for outcome in outcomes]
     parts.append("</div>")
     if plan is not None:
         parts += ["<h2>Plan</h2>", f"<pre>{html.escape(plan.to_yaml())}</pre>"]
@@ -71,81 +62,3 @@ def _edge_table(outcomes: list[Outcome], path: set[tuple[str, str]]) -> str:
         name = html.escape(f"{o.source} → {o.target}")
         rows.append(f"<tr{mark}><td>{name}" + "".join(f"<td>{cell}" for cell in cells) + "</tr>")
     return f"<table>{''.join(rows)}</table>"
-
-
-def _draw_curve(journal: Journal, outcome: Outcome, on_path: bool) -> Figure:
-    records = journal.epochs(outcome.source, outcome.target)
-    fits = journal.fits(outcome.source, outcome.target)
-    epochs = np.array([record.epoch for record in records])
-    figure, axes = plt.subplots(figsize=(4.6, 3.0), layout="constrained")
-    axes.plot(
-        epochs, [100 * r.accuracy for r in records], "o", ms=4, color=_PATH if on_path else _OTHER, label="measured"
-    )
-    fit = fits.get(int(epochs[-1]))
-    if fit is not None and fit.params:
-        x = np.linspace(fit.first, epochs[-1], 200)
-        axes.plot(x, 100 * np.clip(fit.predict(x), 0, 1), "-", lw=1.2, color="#334155", label="fit")
-    if fit is not None and fit.knee is not None and fit.knee <= epochs[-1]:
-        axes.axvline(fit.knee, ls=":", lw=1, color="#334155", label=f"knee at {fit.knee}")
-    if outcome.epochs:
-        kept = next(r for r in records if r.epoch == outcome.epochs)
-        axes.plot([kept.epoch], [100 * kept.accuracy], "o", ms=9, mfc="none", color="#0f172a", label="kept")
-    axes.set(title=f"{outcome.source} → {outcome.target}", xlabel="epoch", ylabel="validation top-1, %")
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, high - 5), min(max(high, low + 5), 102))  # a flat curve should look flat
-    axes.title.set_fontsize(10)
-    axes.legend(fontsize=7, loc="lower right")
-    axes.grid(alpha=0.25)
-    return figure
-
-
-def _draw_graph(graph: StateGraph, outcomes: list[Outcome], path: set[tuple[str, str]]) -> Figure:
-    depth = {START: 0}
-    for state in graph.in_order():
-        depth[state.name] = 1 + max(depth[p] for p in graph.predecessors(state.name))
-    columns: dict[int, list[str]] = {}
-    for name, column in depth.items():
-        columns.setdefault(column, []).append(name)
-    tallest = max(len(names) for names in columns.values())
-    places = {
-        name: (column * 2.4, (len(names) - 1) / 2 - row + (0.3 if column % 2 and tallest > 1 else 0))
-        for column, names in columns.items()
-        for row, name in enumerate(names)
-    }
-    found = {(o.source, o.target): o for o in outcomes}
-    rows = [y for _, y in places.values()]
-    figure, axes = plt.subplots(figsize=(min(1.3 * max(depth.values()) + 2, 12), 2.2 + 0.6 * (max(rows) - min(rows))))
-    figure.subplots_adjust(0.01, 0.01, 0.99, 0.99)
-    for source, target in graph.edges:
-        on_path = (source, target) in path
-        colour = _PATH if on_path else _OTHER
-        begin, end = np.array(places[source]), np.array(places[target])
-        bend = 0.0 if depth[target] - depth[source] == 1 else -0.25  # around the states in between
-        arrow = {"arrowstyle": "-|>", "color": colour, "lw": 2.2 if on_path else 1.2, "shrinkA": 26, "shrinkB": 30}
-        axes.annotate(
-            "", xy=tuple(end), xytext=tuple(begin), arrowprops={**arrow, "connectionstyle": f"arc3,rad={bend}"}
-        )
-        outcome = found.get((source, target))
-        if outcome is not None:
-            (dx, dy), middle = end - begin, (begin + end) / 2
-            x, y = middle + bend / 2 * np.array([dy, -dx])
-            words = f"{percent(outcome.accuracy).strip()} %\n{outcome.epochs} epochs"
-            axes.text(x, y + 0.22, words, ha="center", va="center", fontsize=7, color=colour)
-    for name, (x, y) in places.items():
-        label = name
-        if name != START:
-            state = graph.state(name)
-            label += f"\n{state.clip.segments}x{state.clip.frames}, lr {state.lr:g}"
-        box = {"boxstyle": "round,pad=0.4", "fc": "white", "ec": "#334155"}
-        axes.text(x, y, label, ha="center", va="center", fontsize=8, bbox=box)
-    axes.set_axis_off()
-    axes.set(xlim=(-0.9, max(depth.values()) * 2.4 + 0.9), ylim=(min(rows) - 0.7, max(rows) + 1.3), aspect="equal")
-    return figure
-
-
-def _svg(figure: Figure) -> str:
-    with io.StringIO() as out:
-        figure.savefig(out, format="svg")
-        plt.close(figure)
-        text = out.getvalue()
-    return text[text.index("<svg") :]

@@ -1,0 +1,98 @@
+"""Figures: a state graph with what was found in it, and the curve of an edge."""
+
+import io
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from fastplan.planner.arrivals import Outcome
+from fastplan.planner.journal import Journal
+from fastplan.planner.states import START, StateGraph
+from fastplan.report.terminal import percent
+
+_PATH, _OTHER = "#c2410c", "#94a3b8"
+
+
+def draw_curve(journal: Journal, outcome: Outcome, on_path: bool) -> Figure:
+    """The measured accuracies of an edge, the last fit, its knee and the epoch that was kept."""
+    records = journal.epochs(outcome.source, outcome.target)
+    fits = journal.fits(outcome.source, outcome.target)
+    epochs = np.array([record.epoch for record in records])
+    figure = Figure(figsize=(4.6, 3.0), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(
+        epochs, [100 * r.accuracy for r in records], "o", ms=4, color=_PATH if on_path else _OTHER, label="measured"
+    )
+    fit = fits.get(int(epochs[-1]))
+    if fit is not None and fit.params:
+        x = np.linspace(fit.first, epochs[-1], 200)
+        axes.plot(x, 100 * np.clip(fit.predict(x), 0, 1), "-", lw=1.2, color="#334155", label="fit")
+    if fit is not None and fit.knee is not None and fit.knee <= epochs[-1]:
+        axes.axvline(fit.knee, ls=":", lw=1, color="#334155", label=f"knee at {fit.knee}")
+    if outcome.epochs:
+        kept = next(r for r in records if r.epoch == outcome.epochs)
+        axes.plot([kept.epoch], [100 * kept.accuracy], "o", ms=9, mfc="none", color="#0f172a", label="kept")
+    axes.set(title=f"{outcome.source} → {outcome.target}", xlabel="epoch", ylabel="validation top-1, %")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, high - 5), min(max(high, low + 5), 102))  # a flat curve should look flat
+    axes.title.set_fontsize(10)
+    axes.legend(fontsize=7, loc="lower right")
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def draw_graph(graph: StateGraph, outcomes: Sequence[Outcome] = (), path: Collection[tuple[str, str]] = ()) -> Figure:
+    """States from left to right in the order of the search, with what was found on the explored edges.
+
+    path: edges to stand out, the plan's.
+    """
+    depth = {START: 0}
+    for state in graph.in_order():
+        depth[state.name] = 1 + max(depth[p] for p in graph.predecessors(state.name))
+    columns: dict[int, list[str]] = {}
+    for name, column in depth.items():
+        columns.setdefault(column, []).append(name)
+    tallest = max(len(names) for names in columns.values())
+    places = {
+        name: (column * 2.4, (len(names) - 1) / 2 - row + (0.3 if column % 2 and tallest > 1 else 0))
+        for column, names in columns.items()
+        for row, name in enumerate(names)
+    }
+    found = {(o.source, o.target): o for o in outcomes}
+    rows = [y for _, y in places.values()]
+    figure = Figure(figsize=(min(1.3 * max(depth.values()) + 2, 12), 2.2 + 0.6 * (max(rows) - min(rows))))
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
+    for source, target in graph.edges:
+        on_path = (source, target) in path
+        colour = _PATH if on_path else _OTHER
+        begin, end = np.array(places[source]), np.array(places[target])
+        bend = 0.0 if depth[target] - depth[source] == 1 else -0.25  # around the states in between
+        arrow = {"arrowstyle": "-|>", "color": colour, "lw": 2.2 if on_path else 1.2, "shrinkA": 26, "shrinkB": 30}
+        axes.annotate(
+            "", xy=tuple(end), xytext=tuple(begin), arrowprops={**arrow, "connectionstyle": f"arc3,rad={bend}"}
+        )
+        outcome = found.get((source, target))
+        if outcome is not None:
+            (dx, dy), middle = end - begin, (begin + end) / 2
+            x, y = middle + bend / 2 * np.array([dy, -dx])
+            words = f"{percent(outcome.accuracy).strip()} %\n{outcome.epochs} epochs"
+            axes.text(x, y + 0.22, words, ha="center", va="center", fontsize=7, color=colour)
+    for name, (x, y) in places.items():
+        label = name
+        if name != START:
+            state = graph.state(name)
+            label += f"\n{state.clip.segments}x{state.clip.frames}, lr {state.lr:g}"
+        box = {"boxstyle": "round,pad=0.4", "fc": "white", "ec": "#334155"}
+        axes.text(x, y, label, ha="center", va="center", fontsize=8, bbox=box)
+    axes.set_axis_off()
+    axes.set(xlim=(-0.9, max(depth.values()) * 2.4 + 0.9), ylim=(min(rows) - 0.7, max(rows) + 1.3), aspect="equal")
+    return figure
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as an SVG element, to stand in a page."""
+    with io.StringIO() as out:
+        figure.savefig(out, format="svg")
+        text = out.getvalue()
+    return text[text.index("<svg") :]
