@@ -146,8 +146,9 @@ def _plan(arguments: argparse.Namespace) -> int:
         console.print(plan_table(task.plan))
         return 0
     assert task.graph is not None
-    network = task.config.network.name
-    check_clip_lengths([*task.states, task.target], multiple=network_spec(network).early_stride, network=network)
+    name = task.config.network.name
+    spec = network_spec(name)
+    check_clip_lengths([*task.states, task.target], multiple=spec.multiple, least=spec.least, network=name)
     console.print(states_table(task.graph))
     console.print(edges_table(task.graph, task.config.plan.max_epochs, task.config.plan.attempt_epochs))
     return 0

@@ -67,6 +67,15 @@ class ClipSpec:
         return f"{self.segments}x{self.frames}{stride}, {self.size} px"
 
 
+def length_fault(frames: int, *, multiple: int, least: int) -> str | None:
+    """What is wrong with clips of `frames` frames for a network, in words; None where nothing is."""
+    if frames >= least and frames % multiple == 0:
+        return None
+    wanted = [f"a multiple of {multiple}"] if multiple > 1 else []
+    wanted += [f"at least {least}"] if least > multiple else []
+    return f"{frames} frames; the network needs {', '.join(wanted)}"
+
+
 @njit(cache=True)
 def _fill(
     durations_N: npt.NDArray[np.int64],

@@ -353,7 +353,8 @@ class Runner:
     def _check_lengths(self, states: list[State], config: RunConfig) -> None:
         """Fail before training, not in the middle of it, where clips and data or network do not fit."""
         name = config.network.name
-        check_clip_lengths(states, multiple=network_spec(name).early_stride, network=name)
+        spec = network_spec(name)
+        check_clip_lengths(states, multiple=spec.multiple, least=spec.least, network=name)
         if config.data.short != "error":
             return
         videos = [*self.splits.train.videos, *self.splits.val.videos, *(self.splits.test or self.splits.val).videos]

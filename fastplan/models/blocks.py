@@ -33,12 +33,17 @@ class GlobalContext(nn.Module):
 class PseudoConv(nn.Module):
     """s and t joined as `kind` says, with their BatchNorm; `relu` is left out before a residual sum."""
 
-    def __init__(self, inputs: int, outputs: int, kind: Kind, *, stride: int = 1, relu: bool = True) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kind: Kind, *, stride: int = 1, groups: int = 1, relu: bool = True
+    ) -> None:
         super().__init__()
         self.kind = kind
         self.relu = relu
-        self.s = SpatialConv(inputs, outputs, 3, stride=stride)
-        self.t = TemporalConv(inputs, outputs, stride=stride) if kind == "B" else TemporalConv(outputs, outputs)
+        self.s = SpatialConv(inputs, outputs, 3, stride=stride, groups=groups)
+        if kind == "B":
+            self.t = TemporalConv(inputs, outputs, stride=stride, groups=groups)
+        else:
+            self.t = TemporalConv(outputs, outputs, groups=groups)
         self.bn = BatchNorm(outputs)
 
     def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
@@ -55,47 +60,57 @@ class PseudoConv(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1x1, pseudo-3D convolution, 1x1x1 to four times the width."""
+    """1x1x1, pseudo-3D convolution, 1x1x1 to four times `planes`.
+
+    width: channels inside the block; `planes` in a ResNet, more in a wide one or, in `groups`, in a ResNeXt.
+    """
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, kind: Kind, *, stride: int, reduction: int) -> None:
+    def __init__(
+        self, inputs: int, planes: int, kind: Kind, *, stride: int, reduction: int, width: int, groups: int
+    ) -> None:
         super().__init__()
-        outputs = width * self.expansion
+        outputs = planes * self.expansion
         self.conv1 = SpatialConv(inputs, width, 1)
         self.bn1 = BatchNorm(width)
-        self.conv2 = PseudoConv(width, width, kind, stride=stride)
+        self.conv2 = PseudoConv(width, width, kind, stride=stride, groups=groups)
         self.conv3 = SpatialConv(width, outputs, 1)
         self.bn3 = BatchNorm(outputs)
         self.context = GlobalContext(outputs, reduction)
-        self.downsample = _downsample(inputs, outputs, stride)
+        self.downsample = downsample(inputs, outputs, stride)
 
     def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
-        """[N, C, T, H, W] to [N, 4 * width, T, H / stride, W / stride]."""
+        """[N, C, T, H, W] to [N, 4 * planes, T, H / stride, W / stride]."""
         y = F.relu(self.bn1(self.conv1(x_NCTHW)))
         y = self.bn3(self.conv3(self.conv2(y)))
         return F.relu(y + self.context(y) + self.downsample(x_NCTHW))
 
 
 class Basic(nn.Module):
-    """Two pseudo-3D convolutions."""
+    """Two pseudo-3D convolutions of `planes` channels, which are its `width` too."""
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, kind: Kind, *, stride: int, reduction: int) -> None:
+    def __init__(
+        self, inputs: int, planes: int, kind: Kind, *, stride: int, reduction: int, width: int, groups: int
+    ) -> None:
+        if width != planes or groups != 1:
+            raise ValueError("a basic block is neither wide nor in groups")
         super().__init__()
-        self.conv1 = PseudoConv(inputs, width, kind, stride=stride)
-        self.conv2 = PseudoConv(width, width, kind, relu=False)
-        self.context = GlobalContext(width, reduction)
-        self.downsample = _downsample(inputs, width, stride)
+        self.conv1 = PseudoConv(inputs, planes, kind, stride=stride)
+        self.conv2 = PseudoConv(planes, planes, kind, relu=False)
+        self.context = GlobalContext(planes, reduction)
+        self.downsample = downsample(inputs, planes, stride)
 
     def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
-        """[N, C, T, H, W] to [N, width, T, H / stride, W / stride]."""
+        """[N, C, T, H, W] to [N, planes, T, H / stride, W / stride]."""
         y = self.conv2(self.conv1(x_NCTHW))
         return F.relu(y + self.context(y) + self.downsample(x_NCTHW))
 
 
-def _downsample(inputs: int, outputs: int, stride: int) -> nn.Module:
+def downsample(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """The identity of a residual block, projected where channels or positions change."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     return nn.Sequential(SpatialConv(inputs, outputs, 1, stride=stride), BatchNorm(outputs))

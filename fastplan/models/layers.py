@@ -13,30 +13,44 @@ from torch import nn
 class SpatialConv(nn.Conv3d):
     """1 x k x k convolution, stride and padding in space only; k = 1 is the pointwise convolution."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
         pad = kernel // 2
-        super().__init__(inputs, outputs, (1, kernel, kernel), (1, stride, stride), (0, pad, pad), bias=False)
+        super().__init__(
+            inputs, outputs, (1, kernel, kernel), (1, stride, stride), (0, pad, pad), groups=groups, bias=False
+        )
 
     def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """[N, C, T, H, W] to [N, C', T, H / stride, W / stride]."""
-        frames = F.conv2d(as_frames(x_NCTHW), self.weight[:, :, 0], None, self.stride[1:], self.padding[1:])
-        return as_clips(frames, len(x_NCTHW))
+        frames_FCHW, weight = as_frames(x_NCTHW), self.weight[:, :, 0]
+        frames_FCHW = F.conv2d(frames_FCHW, weight, None, self.stride[1:], self.padding[1:], groups=self.groups)
+        return as_clips(frames_FCHW, len(x_NCTHW))
 
 
 class TemporalConv(nn.Conv3d):
-    """3 x 1 x 1 convolution, padded in time; a spatial stride drops positions first."""
+    """t x 1 x 1 convolution, padded in time; a spatial stride drops positions first."""
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int = 1) -> None:
-        super().__init__(inputs, outputs, (3, 1, 1), (1, stride, stride), (1, 0, 0), bias=False)
+    def __init__(
+        self, inputs: int, outputs: int, *, taps: int = 3, stride: int = 1, time_stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__(
+            inputs,
+            outputs,
+            (taps, 1, 1),
+            (time_stride, stride, stride),
+            (taps // 2, 0, 0),
+            groups=groups,
+            bias=False,
+        )
 
     def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
-        """[N, C, T, H, W] to [N, C', T, H / stride, W / stride]."""
+        """[N, C, T, H, W] to [N, C', T / time_stride, H / stride, W / stride]."""
         if self.stride[1] > 1:
             x_NCTHW = x_NCTHW[..., :: self.stride[1], :: self.stride[2]]
             x_NCTHW = x_NCTHW.contiguous(memory_format=torch.channels_last_3d)
         n, c, t, h, w = x_NCTHW.shape
-        y = F.conv2d(x_NCTHW.reshape(n, c, t, h * w), self.weight[..., 0], None, 1, (1, 0))
-        return y.reshape(n, -1, t, h, w)
+        stride, pad = (self.stride[0], 1), (self.kernel_size[0] // 2, 0)
+        y = F.conv2d(x_NCTHW.reshape(n, c, t, h * w), self.weight[..., 0], None, stride, pad, groups=self.groups)
+        return y.unflatten(3, (h, w))
 
 
 class StemConv(nn.Conv3d):

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from fastplan.clips import ClipSpec
+from fastplan.clips import ClipSpec, length_fault
 from fastplan.errors import UserError, nearest
 
 START = "start"
@@ -197,14 +197,11 @@ class StateGraph:
         return seen
 
 
-def check_clip_lengths(states: Iterable[State], *, multiple: int, network: str) -> None:
-    """Raise `UserError` naming the first state whose clip length is no multiple of `multiple` frames."""
+def check_clip_lengths(states: Iterable[State], *, multiple: int, least: int, network: str) -> None:
+    """Raise `UserError` naming the first state whose clips are shorter than `least` or no multiple of `multiple`."""
     for state in states:
-        if state.clip.length % multiple:
-            raise UserError(
-                f"state '{state.name}' has clips of {state.clip.length} frames; "
-                f"the stem of {network} needs a multiple of {multiple}"
-            )
+        if fault := length_fault(state.clip.length, multiple=multiple, least=least):
+            raise UserError(f"state '{state.name}' has clips of {fault} ({network})")
 
 
 def load_graph(path: Path) -> StateGraph:

@@ -18,8 +18,8 @@ from fastplan.config import RunConfig
 from fastplan.data.batch import ClipLoader
 from fastplan.data.sampling import evaluation_samples, stream_rng, training_samples
 from fastplan.errors import UserError
+from fastplan.models.interface import VideoNetwork
 from fastplan.models.layers import BatchNorm
-from fastplan.models.networks import DGP3D
 from fastplan.planner.states import State
 from fastplan.train.averaging import AveragedNetwork, estimate_batch_norm
 from fastplan.train.evaluate import Evaluation, evaluate
@@ -47,7 +47,7 @@ class Trainer:
 
     def __init__(
         self,
-        network: DGP3D,
+        network: VideoNetwork,
         config: RunConfig,
         *,
         train_loader: ClipLoader,
@@ -149,7 +149,7 @@ class Trainer:
             network, loader.epoch(samples, keep=True), videos=len(loader.index), autocast=self._precision.autocast()
         )
 
-    def kept_network(self) -> DGP3D:
+    def kept_network(self) -> VideoNetwork:
         """The network that is validated and kept: averaged weights with BatchNorm estimated in the target regime."""
         if self._config.train.average_epochs == 0:
             return self.network
@@ -194,7 +194,7 @@ class Trainer:
         batches = (batch.clips_NCTHW for batch in loader.epoch(samples, keep=True))
         estimate_batch_norm(network, batches, self._precision.autocast())
 
-    def _loss(self, heads: tuple[torch.Tensor, torch.Tensor], labels_N: torch.Tensor) -> torch.Tensor:
+    def _loss(self, heads: tuple[torch.Tensor, ...], labels_N: torch.Tensor) -> torch.Tensor:
         smoothing = self._config.optim.label_smoothing
         return torch.stack([F.cross_entropy(h.float(), labels_N, label_smoothing=smoothing) for h in heads]).sum()
 

@@ -21,9 +21,13 @@ CASES = [
     (lambda: SpatialConv(5, 8, 1), clips()),
     (lambda: SpatialConv(5, 8, 1, stride=2), clips(h=8)),
     (lambda: SpatialConv(5, 8, 3), clips(n=1, t=1)),
+    (lambda: SpatialConv(6, 8, 3, stride=2, groups=2), clips(c=6)),
     (lambda: TemporalConv(5, 8), clips()),
     (lambda: TemporalConv(5, 8, stride=2), clips()),
     (lambda: TemporalConv(5, 8), clips(t=1, h=1, w=1)),
+    (lambda: TemporalConv(6, 8, groups=2), clips(c=6)),
+    (lambda: TemporalConv(6, 8, taps=5, time_stride=2, stride=2, groups=2), clips(c=6, t=7)),
+    (lambda: TemporalConv(5, 8, taps=7, time_stride=4), clips(t=8)),
     (lambda: StemConv(5, 8, 4, 7, stride=2), clips(t=8, h=9, w=11)),
     (lambda: StemConv(3, 8, 1, 5, stride=1), clips(c=3, t=3)),
 ]
@@ -33,7 +37,7 @@ CASES = [
 def test_a_convolution_on_a_view_is_the_conv3d(make, x):
     layer = make().double()
     found = layer(x)
-    wanted = F.conv3d(x, layer.weight, None, layer.stride, layer.padding)
+    wanted = F.conv3d(x, layer.weight, None, layer.stride, layer.padding, groups=layer.groups)
     assert found.shape == wanted.shape
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     seed = torch.randn_like(wanted)

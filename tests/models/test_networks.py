@@ -6,9 +6,19 @@ import torch.nn.functional as F
 
 from fastplan.errors import UserError
 from fastplan.models.blocks import Bottleneck, PseudoConv
-from fastplan.models.networks import NETWORKS, _pool_time, build_network
+from fastplan.models.dg_p3d import _pool_time
+from fastplan.models.networks import NETWORKS, build_network
 
-COUNTED = {"dg_p3d_50": 50_382_288, "dg_p3d_101": 74_963_472}  # on the authors' code, 400 classes
+COUNTED = {  # on the authors' code, 400 classes
+    "dg_p3d_50": 50_382_288,
+    "dg_p3d_101": 74_963_472,
+    "dg_p3d_103": 75_064_208,
+    "dg_p3d_152": 95_210_960,
+    "dg_p3d_resnext50_32x4d": 44_069_072,
+    "dg_p3d_resnext101_32x8d": 128_249_616,
+    "dg_p3d_wide50_2": 139_110_608,
+    "dg_p3d_wide101_2": 212_730_128,
+}
 
 
 @pytest.mark.parametrize("name", list(COUNTED))
@@ -65,9 +75,9 @@ def test_blocks_cycle_a_b_c_over_the_whole_network():
 def test_a_block_is_its_formula(kind):
     """Written out with plain Conv3d and BatchNorm3d in double precision, the global context switched on."""
     torch.manual_seed(1)
-    block = Bottleneck(6, 4, kind, stride=2, reduction=4).double().eval()
+    block = Bottleneck(6, 4, kind, stride=2, reduction=4, width=6, groups=2).double().eval()
     x = torch.randn(2, 6, 5, 8, 8, dtype=torch.float64)
-    conv = lambda m, v: F.conv3d(v, m.weight, None, m.stride, m.padding)  # noqa: E731
+    conv = lambda m, v: F.conv3d(v, m.weight, None, m.stride, m.padding, groups=m.groups)  # noqa: E731
     bn = lambda m, v: F.batch_norm(v, m.running_mean, m.running_var, m.weight, m.bias)  # noqa: E731
     mid = block.conv2
     y = F.relu(bn(block.bn1, conv(block.conv1, x)))
@@ -104,3 +114,10 @@ def test_the_motion_stem_begins_blind_to_still_pictures():
 def test_an_unknown_network_names_the_nearest():
     with pytest.raises(UserError, match="there is no network 'dg_p3d_5', did you mean 'dg_p3d_50'"):
         build_network("dg_p3d_5", 5)
+
+
+def test_short_clips_are_refused_with_the_least_length():
+    network = build_network("dg_p3d_tiny", 5)
+    for frames in (1, 6):
+        with pytest.raises(UserError, match=f"DGP3D got clips of {frames} frames; the network needs a multiple of 4"):
+            network(torch.zeros(1, 3, frames, 32, 32))

@@ -69,9 +69,11 @@ def test_missing_and_unknown_keys():
 
 def test_clip_length_must_suit_the_stem():
     found = graph_from_dict({"states": {"a": ROW, "b": {**ROW, "frames": 6}}, "edges": ["start -> a", "a -> b"]})
-    check_clip_lengths(found.states[:1], multiple=4, network="net")
-    with pytest.raises(UserError, match="state 'b' has clips of 6 frames; the stem of net needs a multiple of 4"):
-        check_clip_lengths(found.states, multiple=4, network="net")
+    check_clip_lengths(found.states[:1], multiple=4, least=8, network="net")
+    with pytest.raises(
+        UserError, match="'b' has clips of 6 frames; the network needs a multiple of 4, at least 8 .net."
+    ):
+        check_clip_lengths(found.states, multiple=4, least=8, network="net")
 
 
 def test_levels_give_the_published_graphs():
