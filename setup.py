@@ -37,11 +37,13 @@ setup(
     },
     install_requires=[
         "av>=15",
+        "fsspec>=2024.2",
         "matplotlib>=3.8",
         "numba>=0.60",
         "numpy>=1.26",
         "nvidia-dali-cuda120>=2.4",
         "platformdirs>=4",
+        "pyarrow>=16",
         "pydantic>=2.7",
         "pyyaml>=6",
         "rich>=13.7",

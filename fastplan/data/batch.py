@@ -155,7 +155,11 @@ class ClipLoader:
         if keep and (kept := self._kept.get(key)) is not None:
             return kept
         video = self.index.videos[number]
-        source = np.fromfile(video.path, np.uint8) if self._decoder == "dali" else decode_clip(video, frames_T)
+        if self._decoder == "dali":
+            with video.place.open() as whole:
+                source = np.frombuffer(whole.read(0, whole.size), np.uint8)
+        else:
+            source = decode_clip(video, frames_T)
         if keep and source.nbytes <= self._keep_bytes:
             self._keep_bytes -= source.nbytes
             self._kept[key] = source
@@ -164,15 +168,15 @@ class ClipLoader:
     def _assemble(
         self, samples: EpochSamples, part: slice, source: list[npt.NDArray[np.uint8]], size: int
     ) -> ClipBatch:
+        videos_N = samples.videos_M[part]
         clips_NCTHW = self._pipeline.run(
             source,
-            samples.frames_MT[part],
+            samples.frames_MT[part] + self.index.first_N[videos_N, None],
             samples.crops_M4[part],
             samples.flips_M[part],
             samples.colours_M4[part],
             size=size,
         )
-        videos_N = samples.videos_M[part]
         return ClipBatch(
             clips_NCTHW,
             torch.from_numpy(self.index.labels_N[videos_N]).to(self._device),
@@ -184,7 +188,7 @@ def choose_decoder(index: VideoIndex, device: torch.device) -> tuple[Decoder, st
     """Which decoder reads this data on this device, and why, in words for the first lines of a run."""
     if device.type == "cuda":
         return "dali", "NVDEC through DALI"
-    codecs = sorted({video.codec for video in index.videos})
+    codecs = sorted(index.codecs)
     return "host", f"PyAV threads: without a GPU, DALI decodes no {', '.join(codecs)} or decodes it from frame 0"
 
 

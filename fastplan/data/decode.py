@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from fastplan.data.index import VideoInfo
-from fastplan.data.packets import PacketTable
+from fastplan.data.pictures import picture_frames
 from fastplan.data.reading import demuxed_frames, packet_frames
+from fastplan.data.video import PICTURES, VideoInfo
 from fastplan.errors import UserError
 
 
@@ -25,15 +25,16 @@ class DecodeError(UserError):
 def decode_clip(video: VideoInfo, frames_T: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
     """Decode the frames at `frames_T` (any order, repeats allowed) as uint8 [T, height, width, 3], RGB.
 
+    Frames are counted from `video.first`, so those of a part begin with 0.
     Raises `DecodeError` where the file is gone, broken, changed, or has fewer frames than are asked for.
     """
     places: dict[int, list[int]] = {}
-    for place, index in enumerate(frames_T.tolist()):
+    for place, index in enumerate((frames_T + video.first).tolist()):
         places.setdefault(index, []).append(place)
     clip_THWC = np.empty((len(frames_T), video.height, video.width, 3), np.uint8)
     reformatter = VideoReformatter()  # one per clip: frame.to_ndarray would set up a scaler for every frame
-    if places and not (min(places) >= 0 and max(places) < video.frames):
-        raise DecodeError(f"{video.path}: frames {min(places)} to {max(places)} of {video.frames} are asked for")
+    if places and not (min(frames_T) >= 0 and max(frames_T) < video.frames):
+        raise DecodeError(f"{video.path}: frames {min(frames_T)} to {max(frames_T)} of {video.frames} are asked for")
     try:
         for index, frame in _frames(video, places):
             if index in places:
@@ -43,16 +44,18 @@ def decode_clip(video: VideoInfo, frames_T: npt.NDArray[np.integer]) -> npt.NDAr
     except (OSError, av.FFmpegError, ValueError) as error:
         raise DecodeError(f"{video.path}: {error}") from error
     if places:
-        raise DecodeError(f"{video.path}: frame {min(places)} of {video.frames} does not decode any more")
+        raise DecodeError(f"{video.path}: frame {min(places) - video.first} of {video.frames} does not decode any more")
     return clip_THWC
 
 
 def _frames(video: VideoInfo, places: dict[int, list[int]]) -> Iterator[tuple[int, av.VideoFrame]]:
     if not places:
         return iter(())
-    if video.packets:
-        return packet_frames(video.path, PacketTable.unpack(video.packets), tuple(places))
-    return demuxed_frames(video.path, min(places), start_pts=video.start_pts, pts_step=video.pts_step)
+    if video.codec == PICTURES:
+        return picture_frames(video.path, tuple(places))
+    if (table := video.table) is not None:
+        return packet_frames(video.place, table, tuple(places))
+    return demuxed_frames(video.place, min(places), start_pts=video.start_pts, pts_step=video.pts_step)
 
 
 def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, video: VideoInfo) -> npt.NDArray[np.uint8]:

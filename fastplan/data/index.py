@@ -8,9 +8,10 @@ are regular, else by counting from the beginning.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,53 +20,24 @@ import numpy as np
 import numpy.typing as npt
 
 from fastplan.data.lists import VideoList
+from fastplan.data.packets import PacketTable
 from fastplan.data.scan import scan
+from fastplan.data.storage import Place
+from fastplan.data.video import BadVideo, VideoInfo, no_table
 from fastplan.errors import UserError
 
-_CACHE_FORMAT = 2
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """One video that decodes.
-
-    frames: that a full decode gives. fps: average, 0 where unknown. width, height: in pixels, as shown (rotated).
-    rotation: degrees, counter-clockwise, that the container asks for. start_pts, pts_step: timestamp of frame i is
-    start_pts + i * pts_step; pts_step is 0 where that does not hold or a seek is known to be wrong. packets: the packed
-    `PacketTable`, empty where clips go through the demuxer; `fallback` then says why. mirror: whether the picture is
-    turned upside down before it is rotated.
-    """
-
-    path: str
-    frames: int
-    fps: float
-    width: int
-    height: int
-    codec: str
-    rotation: int
-    start_pts: int
-    pts_step: int
-    packets: bytes = field(default=b"", repr=False)
-    fallback: str = ""
-    mirror: bool = False
-
-
-@dataclass(frozen=True)
-class BadVideo:
-    """A file that is left out, and why."""
-
-    path: str
-    reason: str
+_CACHE_FORMAT = 3
 
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """N videos with their labels; what the loader draws clips from.
+    """N videos, or parts of videos, with their labels; what the loader draws clips from.
 
+    videos: a sequence that may make each `VideoInfo` when it is asked for; for columns take the properties below.
     labels_N: int64 class numbers. groups: as in `VideoList`. bad: files of the list that are left out.
     """
 
-    videos: tuple[VideoInfo, ...]
+    videos: Sequence[VideoInfo]
     labels_N: npt.NDArray[np.int64]
     groups: tuple[str, ...]
     classes: tuple[str, ...]
@@ -74,10 +46,25 @@ class VideoIndex:
     def __len__(self) -> int:
         return len(self.videos)
 
-    @property
+    @cached_property
     def frames_N(self) -> npt.NDArray[np.int64]:
         """Frames in each video."""
         return np.array([video.frames for video in self.videos], np.int64)
+
+    @cached_property
+    def sizes_N2(self) -> npt.NDArray[np.int64]:
+        """Width and height of each video, in pixels, as shown."""
+        return np.array([(video.width, video.height) for video in self.videos], np.int64).reshape(-1, 2)
+
+    @cached_property
+    def first_N(self) -> npt.NDArray[np.int32]:
+        """Where in its file each video begins: 0 unless it is a part."""
+        return np.array([video.first for video in self.videos], np.int32)
+
+    @cached_property
+    def codecs(self) -> frozenset[str]:
+        """The codecs that occur."""
+        return frozenset(video.codec for video in self.videos)
 
     def take(self, chosen: Iterable[int]) -> "VideoIndex":
         """The videos at these positions, in this order; the bad files stay with the whole."""
@@ -133,25 +120,26 @@ def build_index(
 def probe(path: Path) -> VideoInfo | BadVideo:
     """Decode a whole video and say what is in it."""
     try:
-        found = scan(path)
+        found = scan(Place(str(path)))
     except (OSError, av.FFmpegError, ValueError) as error:
         return BadVideo(str(path), _reason(error))
     if found is None:
         return BadVideo(str(path), "has no video stream, or none that decodes")
     width, height = (found.height, found.width) if found.rotation in (90, 270) else (found.width, found.height)
+    timing, table = found.timing, found.table
     return VideoInfo(
         str(path),
         found.frames,
-        found.fps,
+        timing.fps,
         width,
         height,
         found.codec,
         found.rotation,
-        found.start_pts,
-        found.pts_step,
-        found.table.pack() if found.table else b"",
+        timing.start_pts if found.seeks else 0,
+        timing.pts_step if found.seeks else 0,
         found.fallback,
         found.mirror,
+        load_table=lambda: table,
     )
 
 
@@ -214,7 +202,8 @@ class _ProbeCache:
         begin, end = entry["packets"]
         if end > len(self._packets):
             return None
-        return VideoInfo(**entry["info"], packets=self._packets[begin:end])
+        packed = self._packets[begin:end]
+        return VideoInfo(**entry["info"], load_table=partial(PacketTable.unpack, packed) if packed else no_table)
 
     def put(self, paths: Iterable[Path], probed: Iterable[VideoInfo | BadVideo]) -> None:
         entries: dict[str, Any] = {}
@@ -222,11 +211,11 @@ class _ProbeCache:
         total = 0
         for path, found in zip(paths, probed, strict=True):
             if isinstance(found, VideoInfo):
-                info = {name: value for name, value in vars(found).items() if name != "packets"}
-                place = [total, total + len(found.packets)]
-                entries[str(path)] = {"stamp": _stamp(path), "info": info, "packets": place}
-                tables.append(found.packets)
-                total = place[1]
+                info = {name: value for name, value in vars(found).items() if name != "load_table"}
+                packed = found.table.pack() if found.table else b""
+                entries[str(path)] = {"stamp": _stamp(path), "info": info, "packets": [total, total + len(packed)]}
+                tables.append(packed)
+                total += len(packed)
         packets = b"".join(tables)
         if entries == self._entries and packets == self._packets:
             return

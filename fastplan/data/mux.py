@@ -6,7 +6,6 @@ as references included.
 """
 
 import io
-import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastplan.data.packets import DISCARD, IDR, KEY, PICTURE, PacketTable, Run
+from fastplan.data.storage import ByteRange, Place
 
 _TIMESCALE = 3000  # units a second
 _TICKS = 100  # units a frame: 30 frames a second, whatever the source had; only the order counts
@@ -35,10 +35,10 @@ class Cut:
 class Cutter:
     """Cuts clips out of one file.
 
-    path: the file that `table` was made from.
+    place: the file that `table` was made from.
     """
 
-    path: str
+    place: Place
     table: PacketTable
 
     def cut(self, frames_T: npt.NDArray[np.integer], *, drop_nonref: bool = False) -> Cut:
@@ -51,16 +51,18 @@ class Cutter:
         rows = self._rows(frames_T.tolist(), drop_nonref)
         table = self.table
         if not (table.flags_P[rows] & (PICTURE | DISCARD)).all():
-            raise ValueError(f"{self.path}: has packets without a picture, so frames of a cut cannot be counted")
+            raise ValueError(f"{self.place.path}: has packets without a picture, so frames of a cut cannot be counted")
         if table.coding.prime and rows[0]:
-            raise ValueError(f"{self.path}: its pictures depend on the first packet of the file, which a cut lacks")
+            raise ValueError(
+                f"{self.place.path}: its pictures depend on the first packet of the file, which a cut lacks"
+            )
         order_K = np.argsort(np.argsort(table.order_P[rows]))
         wanted_T = table.row_R[np.asarray(frames_T)]
         place_T = order_K[np.searchsorted(rows, wanted_T)]
-        with open(self.path, "rb", buffering=0) as file:
-            if os.fstat(file.fileno()).st_size != table.file_bytes:
-                raise ValueError(f"{self.path}: has changed since it was indexed")
-            payload = _read(file.fileno(), table.offset_P[rows], table.size_P[rows])
+        with self.place.open() as source:
+            if source.size != table.file_bytes:
+                raise ValueError(f"{self.place.path}: has changed since it was indexed")
+            payload = _read(source, table.offset_P[rows], table.size_P[rows])
         keys = np.flatnonzero(table.has(KEY)[rows])
         moov, where = self._moov(table.size_P[rows], order_K, keys)
         encoded = b"".join((where, moov, struct.pack(">I4s", 8 + len(payload), b"mdat"), payload))
@@ -114,7 +116,8 @@ class Cutter:
         """The box that names codec and settings, as FFmpeg's muxer writes it; it depends on the file alone."""
         memory = io.BytesIO()
         with (
-            av.open(self.path, metadata_errors="replace") as source,
+            self.place.open_demuxable() as file,
+            av.open(file, metadata_errors="replace") as source,
             av.open(memory, "w", format="mp4", options={"strict": "unofficial"}) as target,
         ):
             stream = source.streams.video[0]
@@ -130,14 +133,12 @@ class Cutter:
         return written[begin : begin + int.from_bytes(written[begin : begin + 4], "big")]
 
 
-def _read(descriptor: int, offset_K: npt.NDArray[np.int64], size_K: npt.NDArray[np.int32]) -> bytes:
+def _read(source: ByteRange, offset_K: npt.NDArray[np.int64], size_K: npt.NDArray[np.int32]) -> bytes:
     """Packets one behind another; neighbours in the file are read in one go."""
     end_K = offset_K + size_K
     breaks = np.flatnonzero(offset_K[1:] != end_K[:-1]) + 1
     begins, ends = offset_K[np.r_[0, breaks]], end_K[np.r_[breaks - 1, len(end_K) - 1]]
-    pieces = [
-        os.pread(descriptor, end - begin, begin) for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)
-    ]
+    pieces = [source.read(begin, end - begin) for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
     payload = b"".join(pieces)
     if len(payload) != size_K.sum():
         raise OSError("the file ends within a packet")

@@ -4,26 +4,26 @@ Both give (place in presentation order, frame). Numbers for the choice of detail
 clips with PyAV 18.1: a decoder per clip costs no more than a kept one, and threads inside it only add overhead.
 """
 
-import os
 from collections.abc import Collection, Iterator
 
 import av
 
 from fastplan.data.packets import PacketTable
+from fastplan.data.storage import ByteRange, Place
 
 _READ_BYTES = 1 << 18
 
 
-def packet_frames(path: str, table: PacketTable, wanted: Collection[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+def packet_frames(place: Place, table: PacketTable, wanted: Collection[int]) -> Iterator[tuple[int, av.VideoFrame]]:
     """The pictures `wanted`, in presentation order within each run of the table.
 
     Raises `OSError` or `av.FFmpegError` where reading or decoding fails, `ValueError` where the file is not the one
     the table was made from.
     """
-    with open(path, "rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size != table.file_bytes:
+    with place.open() as whole:
+        if whole.size != table.file_bytes:
             raise ValueError("the file has changed since it was indexed")
-        source = Window(file.fileno())
+        source = Window(whole)
         decoder = _decoder(table)
         if table.coding.prime:
             decoder.decode(source.packet(0, int(table.offset_P[0]), int(table.size_P[0])))
@@ -43,12 +43,12 @@ def packet_frames(path: str, table: PacketTable, wanted: Collection[int]) -> Ite
                     yield rank_of[frame.pts], frame
 
 
-def demuxed_frames(path: str, first: int, *, start_pts: int, pts_step: int) -> Iterator[tuple[int, av.VideoFrame]]:
+def demuxed_frames(place: Place, first: int, *, start_pts: int, pts_step: int) -> Iterator[tuple[int, av.VideoFrame]]:
     """All pictures from one at or before `first` on; without a regular `pts_step` from the beginning.
 
     Raises `OSError` or `av.FFmpegError` where reading or decoding fails.
     """
-    with av.open(path, metadata_errors="replace") as container:
+    with place.open_demuxable() as file, av.open(file, metadata_errors="replace") as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
         if first == 0 or pts_step == 0:
@@ -69,8 +69,8 @@ def demuxed_frames(path: str, first: int, *, start_pts: int, pts_step: int) -> I
 class Window:
     """A file read in large pieces."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, source: ByteRange) -> None:
+        self._source = source
         self._begin = 0
         self._bytes = b""
 
@@ -79,7 +79,7 @@ class Window:
         at = offset - self._begin
         if at < 0 or at + size > len(self._bytes):
             self._begin, at = offset, 0
-            self._bytes = os.pread(self._descriptor, max(size, _READ_BYTES), offset)
+            self._bytes = self._source.read(offset, max(size, _READ_BYTES))
         return self._bytes[at : at + size]
 
     def packet(self, row: int, offset: int, size: int) -> av.Packet:

@@ -71,7 +71,7 @@ def evaluation_samples(index: VideoIndex, spec: ClipSpec, *, views: int, short: 
     videos_M = np.repeat(np.arange(len(index)), views)
     positions_MS = np.stack([view_positions(len(index), spec, v, views) for v in range(views)], axis=1)
     frames_MT = frame_indices(index.frames_N[videos_M], spec, positions_MS.reshape(-1, spec.segments), short=short)
-    sizes_N2 = np.array([(video.width, video.height) for video in index.videos], np.float64)
+    sizes_N2 = index.sizes_N2.astype(np.float64)
     half_N2 = 0.5 * sizes_N2.min(axis=1, keepdims=True) / sizes_N2
     crops_M4 = np.concatenate([0.5 - half_N2, 0.5 + half_N2], axis=1).astype(np.float32)[videos_M]
     total = len(videos_M)
@@ -95,7 +95,7 @@ def _random_crops(
 ) -> npt.NDArray[np.float32]:
     """Random resized crops: area and log aspect ratio uniform, clipped to the picture, position uniform."""
     total = len(videos_M)
-    sizes_M2 = np.array([(v.width, v.height) for v in index.videos], np.float64)[videos_M]
+    sizes_M2 = index.sizes_N2[videos_M].astype(np.float64)
     area_M = rng.uniform(*augment.scale, total) * sizes_M2.prod(axis=1)
     ratio_M = np.exp(rng.uniform(math.log(augment.ratio[0]), math.log(augment.ratio[1]), total))
     wanted_M2 = np.stack([np.sqrt(area_M * ratio_M), np.sqrt(area_M / ratio_M)], axis=1)

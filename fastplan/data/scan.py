@@ -5,11 +5,9 @@ packet gives which picture; timestamps are not needed and not believed. The pack
 at places where such tables went wrong. A file that breaks a rule keeps the demuxer, and the reason is noted.
 """
 
-import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import av
 import numpy as np
@@ -19,6 +17,8 @@ from av.sidedata.sidedata import SideData
 from fastplan.data.bitstream import is_filler, is_idr, is_nonref, length_bytes, split_vops
 from fastplan.data.packets import DISCARD, IDR, KEY, NONREF, PICTURE, Coding, PacketTable, presentation_order
 from fastplan.data.reading import Window, demuxed_frames, packet_frames
+from fastplan.data.storage import ByteRange, Place
+from fastplan.data.timing import Timing
 
 _SEARCH_BYTES = 64  # Matroska gives the position of the block, with the packet a few bytes behind it
 _FIRST_TRIED = (0, 3, 7)  # with gaps, so that unreferenced pictures are left out
@@ -32,38 +32,44 @@ _FATAL_SIDE_DATA = ("new_extradata", "param_change", "palette")
 class Scan:
     """What a full decode showed.
 
-    frames: pictures in presentation order. width, height: in pixels, as coded. rotation: degrees counter-clockwise,
-    a multiple of 90, after the picture was turned upside down where `mirror` says so. start_pts, pts_step: timestamp of
-    picture i is start_pts + i * pts_step, step 0 where that does not hold or a seek is wrong. table: None where
-    `fallback` says why packets cannot be fed.
+    frames: pictures in presentation order. width, height: in pixels, as coded. pixels: FFmpeg's name of the format.
+    rotation: degrees counter-clockwise, a multiple of 90, after the picture was turned upside down where `mirror` says
+    so. keyframes: how many. gop: most pictures from one keyframe to the next. timing: when they are shown. seeks:
+    whether the demuxer finds pictures by their timestamps. table: None where `fallback` says why packets cannot be fed.
     """
 
     frames: int
-    fps: float
     width: int
     height: int
     codec: str
+    pixels: str
     rotation: int
     mirror: bool
-    start_pts: int
-    pts_step: int
+    keyframes: int
+    gop: int
+    timing: Timing
+    seeks: bool
     table: PacketTable | None
     fallback: str
 
 
-def scan(path: Path) -> Scan | None:
+def scan(place: Place) -> Scan | None:
     """Decode a whole video; None where it has no video stream or no picture.
 
     Raises `OSError`, `av.FFmpegError` or `ValueError` where it cannot be opened or decoded.
     """
-    with av.open(str(path), metadata_errors="replace") as container, path.open("rb", buffering=0) as file:
+    with (
+        place.open() as source,
+        place.open_demuxable() as file,
+        av.open(file, metadata_errors="replace") as container,
+    ):
         if not container.streams.video:
             return None
         stream = container.streams.video[0]
         if stream.codec_context is None:
             raise ValueError("its codec is not known")
         stream.thread_type = "NONE"
-        rows = _Rows(stream.codec_context.codec.name, stream.codec_context.extradata or b"", file.fileno())
+        rows = _Rows(stream.codec_context.codec.name, stream.codec_context.extradata or b"", source)
         seen = _Seen()
         for packet in container.demux(stream):
             if not packet.size:
@@ -75,24 +81,36 @@ def scan(path: Path) -> Scan | None:
             return None
         context = stream.codec_context
         coding = _coding(context, seen.pixels)
-        codec, fps = context.name, float(stream.average_rate or 0)
-    start, step = _regular([rows.pts[row] for row in seen.rows])
+        codec = context.name
+        timing = Timing.of([rows.pts[row] for row in seen.rows], stream.time_base, stream.average_rate)
     table, fallback = rows.table(coding, seen)
-    if table is not None and not _same(_tried(str(path), table, seen), seen):
+    if table is not None and not _same(_tried(place, table, seen), seen):
         table, fallback = None, "packets fed alone decode to other pictures"
-    if table is None and step and (seen.damaged or not _seeks_well(str(path), seen, start, step)):
-        start, step = 0, 0
+    seeks = timing.pts_step > 0 and (table is not None or (not seen.damaged and _seeks_well(place, seen, timing)))
     return Scan(
-        len(seen.rows), fps, seen.width, seen.height, codec, seen.rotation, seen.mirror, start, step, table, fallback
+        len(seen.rows),
+        seen.width,
+        seen.height,
+        codec,
+        seen.pixels,
+        seen.rotation,
+        seen.mirror,
+        len(seen.keys),
+        max(np.diff([*seen.keys, len(seen.rows)]).tolist(), default=0),
+        timing,
+        seeks,
+        table,
+        fallback,
     )
 
 
 @dataclass
 class _Seen:
-    """The pictures of the full decode: the row and a checksum of each, and what they look like."""
+    """The pictures of the full decode: the row and a checksum of each, the keyframes, and what they look like."""
 
     rows: list[int] = field(default_factory=list)
     checks: list[int] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
     width: int = 0
     height: int = 0
     rotation: int = 0
@@ -109,6 +127,8 @@ class _Seen:
                 self.mirror = _mirrored(frame)
             self.changes |= (frame.width, frame.height, frame.format.name) != (self.width, self.height, self.pixels)
             self.damaged |= frame.is_corrupt
+            if frame.key_frame:
+                self.keys.append(len(self.rows))
             self.rows.append(-1 if frame.pts is None else frame.pts)
             self.checks.append(_check(frame))
 
@@ -116,11 +136,11 @@ class _Seen:
 class _Rows:
     """The packets of one file while they are read: table columns, and the first reason not to use them."""
 
-    def __init__(self, codec: str, extradata: bytes, descriptor: int) -> None:
+    def __init__(self, codec: str, extradata: bytes, source: ByteRange) -> None:
         self._codec = codec
         self._nal_length = length_bytes(codec, extradata)
-        self._window = Window(descriptor)
-        self._file_bytes = os.fstat(descriptor).st_size
+        self._window = Window(source)
+        self._file_bytes = source.size
         self._packed = False
         self._fallback = ""
         self.pts: list[int | None] = []
@@ -219,7 +239,7 @@ def _coding(context: av.VideoCodecContext, pixels: str) -> Coding:
     return Coding(codec, tag, (context.extradata or b"").hex(), context.width, context.height, colours, prime)
 
 
-def _tried(path: str, table: PacketTable, seen: _Seen) -> dict[int, int] | None:
+def _tried(place: Place, table: PacketTable, seen: _Seen) -> dict[int, int] | None:
     """Checksums of pictures decoded from packets alone: some of the first, and some right after other keys."""
     keys = np.flatnonzero(table.has(KEY))[1:]
     open_keys = keys[~table.has(IDR)[keys]]
@@ -228,7 +248,7 @@ def _tried(path: str, table: PacketTable, seen: _Seen) -> dict[int, int] | None:
     wanted = {*_FIRST_TRIED, *(int(rank) + ahead for rank in first_shown for ahead in _AFTER_KEY)}
     wanted = {rank for rank in wanted if rank < len(seen.rows)}
     try:
-        got = {rank: _check(frame) for rank, frame in packet_frames(path, table, wanted)}
+        got = {rank: _check(frame) for rank, frame in packet_frames(place, table, wanted)}
     except (OSError, av.FFmpegError, ValueError):
         return None
     return got if len(got) == len(wanted) else None
@@ -243,14 +263,14 @@ def _same(got: dict[int, int] | None, seen: _Seen) -> bool:
     return got is not None and all(seen.checks[rank] == check for rank, check in got.items())
 
 
-def _seeks_well(path: str, seen: _Seen, start: int, step: int) -> bool:
+def _seeks_well(place: Place, seen: _Seen, timing: Timing) -> bool:
     """Whether the demuxer finds the right pictures in the middle, near the end and at the end."""
     total = len(seen.rows)
     for first in sorted({total // 2, total * 9 // 10, total - 1}):
         last = min(first + 3, total - 1)
         found: dict[int, int] = {}
         try:
-            for rank, frame in demuxed_frames(path, first, start_pts=start, pts_step=step):
+            for rank, frame in demuxed_frames(place, first, start_pts=timing.start_pts, pts_step=timing.pts_step):
                 found[rank] = _check(frame)
                 if rank >= last:
                     break
@@ -277,11 +297,3 @@ def _check(frame: av.VideoFrame) -> int:
     visible = rows[::4, : plane.width * max(frame.format.components[0].bits + 7, 8) // 8]
     look = f"{frame.width} {frame.height} {frame.format.name} {frame.colorspace} {frame.color_range}"
     return zlib.crc32(visible.tobytes(), zlib.crc32(look.encode()))
-
-
-def _regular(pts: list[int | None]) -> tuple[int, int]:
-    if len(pts) < 2 or pts[0] is None or pts[1] is None:
-        return 0, 0
-    start, step = pts[0], pts[1] - pts[0]
-    regular = step > 0 and all(p == start + i * step for i, p in enumerate(pts))
-    return (start, step) if regular else (0, 0)

@@ -62,7 +62,7 @@ def assert_exact(info: VideoInfo, truth: list[np.ndarray]) -> None:
 @pytest.mark.parametrize("path", REAL, ids=lambda p: p.name)
 def test_real_files_are_exact_by_packets(path: Path) -> None:
     info = probe(path)
-    assert isinstance(info, VideoInfo) and info.packets and not info.fallback
+    assert isinstance(info, VideoInfo) and info.table and not info.fallback
     truth = sequential(path, info.rotation)
     if path.name == "mmaction2__test.avi":
         # A plain pass loses picture 163 of this packed bitstream; unpacked, all 165 of the header come out.
@@ -146,8 +146,8 @@ def test_made_files_are_exact_and_frames_carry_their_number(name: str, tmp_path:
     write(path, encoder, **options)
     info = probe(path)
     assert isinstance(info, VideoInfo)
-    assert way in ("packets" if info.packets else "demuxer", "either"), info.fallback
-    assert bool(info.fallback) == (not info.packets)
+    assert way in ("packets" if info.table else "demuxer", "either"), info.fallback
+    assert bool(info.fallback) == (not info.table)
     truth = sequential(path)
     assert info.frames == len(truth) == FRAMES
     assert_exact(info, truth)
@@ -185,17 +185,15 @@ def test_the_display_matrix_is_applied(turn: str, tmp_path: Path) -> None:
     matrix, wanted = TURNS[turn]
     write_matrix(path, *matrix)
     info = _probed(path)
-    assert info.packets and (info.width, info.height) == ((96, 64) if matrix[0] else (64, 96))
+    assert info.table and (info.width, info.height) == ((96, 64) if matrix[0] else (64, 96))
     turned = decode_clip(info, np.arange(14))
     assert np.array_equal(turned, wanted(upright))
 
 
 def test_the_cost_of_a_clip_does_not_depend_on_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastplan.data.packets import PacketTable
-
     path = tmp_path / "long.mp4"
     write(path, "libx264", **H264, bf="2")
-    table = PacketTable.unpack(_probed(path).packets)
+    table = _probed(path).table
     fed = [sum(len(table.needed(run)) for run in table.runs(range(start, start + 4))) for start in range(0, 44, 12)]
     assert max(fed) == min(fed) <= 12
 

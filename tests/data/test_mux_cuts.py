@@ -12,7 +12,6 @@ from test_decode_exact import MADE, REAL, clips_of, write
 
 from fastplan.data.index import VideoInfo, probe
 from fastplan.data.mux import Cutter
-from fastplan.data.packets import PacketTable
 
 CUT = [name for name, (encoder, way, _) in MADE.items() if way == "packets" and encoder != "libvpx"]
 # Without mmaction2__test.avi, of which a plain decode loses a picture that a cut has.
@@ -37,7 +36,8 @@ def decoded(source: str | io.BytesIO) -> list[bytes]:
 def cutter_of(path: Path) -> Cutter:
     info = probe(path)
     assert isinstance(info, VideoInfo)
-    return Cutter(str(path), PacketTable.unpack(info.packets))
+    assert info.table is not None
+    return Cutter(info.place, info.table)
 
 
 def assert_cuts_equal(path: Path, truth: list[bytes]) -> None:

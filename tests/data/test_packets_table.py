@@ -101,7 +101,7 @@ def test_the_cache_keeps_tables_beside_the_json(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(index_module, "probe", counting)
     again = build_index(listed, cache_dir=tmp_path / "cache", threads=1)
-    assert again.videos == first.videos and all(video.packets for video in again.videos) and not probed
+    assert again.videos == first.videos and all(video.table for video in again.videos) and not probed
     assert (decode_clip(again.videos[1], np.arange(3)) == decode_clip(first.videos[1], np.arange(3))).all()
     write(names[0], "libx264", frames=25, **H264)
     assert build_index(listed, cache_dir=tmp_path / "cache", threads=1).videos[0].frames == 25
@@ -116,4 +116,4 @@ def test_tables_are_small(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     write(path, "libx264", frames=240, **H264)
     info = probe(path)
-    assert isinstance(info, VideoInfo) and len(info.packets) < 8 * 240
+    assert isinstance(info, VideoInfo) and info.table and len(info.table.pack()) < 8 * 240

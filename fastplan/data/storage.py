@@ -1,0 +1,133 @@
+"""Where the bytes of a video lie: a file, or a member of a tar shard, on a disk or wherever fsspec reads.
+
+Bytes are read by range only, so a video inside a shard costs what a video in a file costs, and an object store is as
+good as a disk.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import fsspec
+
+_BUFFER_BYTES = 1 << 18
+
+
+class ByteRange(Protocol):
+    """Something that is read by range; `size` is in bytes."""
+
+    size: int
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`, fewer at the end."""
+
+
+class Place(NamedTuple):
+    """The bytes of one video.
+
+    path: names the video. shard: the tar file that holds it, empty where the video is a file of its own; then `begin`
+    and `size` are its bytes in the shard. Paths with `://` are opened by fsspec.
+    """
+
+    path: str
+    shard: str = ""
+    begin: int = 0
+    size: int = 0
+
+    @contextmanager
+    def open(self) -> Iterator[ByteRange]:
+        """The bytes of the video, to be read by range. Raises `OSError` where there are none."""
+        whole: _LocalFile | _RemoteFile
+        file = self.shard or self.path
+        whole = _RemoteFile(file) if is_remote(file) else _LocalFile(file)
+        try:
+            yield _Part(whole, self.begin, self.size) if self.shard else whole
+        finally:
+            whole.close()
+
+    @contextmanager
+    def open_demuxable(self) -> Iterator[Any]:
+        """What `av.open` takes: the path of a local file, else a file object."""
+        if not self.shard and not is_remote(self.path):
+            yield self.path
+            return
+        with self.open() as source, io.BufferedReader(_Stream(source), _BUFFER_BYTES) as stream:
+            yield stream
+
+    def stamp(self) -> str:
+        """Changes when the file does; empty where there is none."""
+        file = self.shard or self.path
+        try:
+            if is_remote(file):
+                filesystem, name = fsspec.core.url_to_fs(file)
+                return str(filesystem.ukey(name))
+            status = os.stat(file)
+        except OSError:
+            return ""
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def is_remote(path: str) -> bool:
+    """Whether fsspec opens this path."""
+    return "://" in path
+
+
+class _LocalFile:
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self._descriptor, size, offset)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class _RemoteFile:
+    def __init__(self, url: str) -> None:
+        self._filesystem, self._name = fsspec.core.url_to_fs(url)
+        self.size = int(self._filesystem.size(self._name))
+
+    def read(self, offset: int, size: int) -> bytes:
+        end = min(offset + size, self.size)
+        return bytes(self._filesystem.cat_file(self._name, offset, end)) if offset < end else b""
+
+    def close(self) -> None:
+        """Connections are fsspec's to keep."""
+
+
+class _Part:
+    def __init__(self, whole: ByteRange, begin: int, size: int) -> None:
+        self._whole, self._begin = whole, begin
+        self.size = max(min(size, whole.size - begin), 0)
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self._whole.read(self._begin + offset, max(min(size, self.size - offset), 0))
+
+
+class _Stream(io.RawIOBase):
+    """A range of bytes as a file object for FFmpeg's demuxers."""
+
+    def __init__(self, source: ByteRange) -> None:
+        self._source = source
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._source.size}[whence]
+        self._at = max(base + offset, 0)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._source.read(self._at, len(buffer))
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
