@@ -21,31 +21,56 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Span = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
 class AugmentConfig(_Section):
-    """Augmentation in training, the same for all frames of a clip.
+    """Augmentation in training, the same for all frames of a clip; what has probability 0 costs nothing.
 
     scale, ratio: area (fraction) and aspect ratio of the random crop. flip: probability of mirroring. jitter:
     probability of a colour change; brightness, contrast, saturation: its strength, a factor in 1 +- strength; hue: its
-    strength as a fraction of the circle. mean, std: of the RGB values in 0..1, ImageNet's by default.
+    strength as a fraction of the circle. grey: probability of losing colour. blur: probability of a Gaussian whose
+    sigma, in pixels of the network's picture, is uniform in blur_sigma. rand_augment: probability of RandAugment:
+    rand_augment_steps random operators of strength rand_augment_magnitude (of 30). erase: probability of painting
+    over a random box of area erase_scale (fractions) and aspect ratio erase_ratio. mixup, cutmix: probability that a
+    batch is mixed in this way, never in both; the alphas are those of the beta distributions of the shares. mean, std:
+    of the RGB values in 0..1, ImageNet's by default.
     """
 
-    scale: tuple[float, float] = (0.2, 1.0)
-    ratio: tuple[float, float] = (0.75, 4 / 3)
+    scale: Span = (0.2, 1.0)
+    ratio: Span = (0.75, 4 / 3)
     flip: Fraction = 0.5
     jitter: Fraction = 0.8
     brightness: Fraction = 0.4
     contrast: Fraction = 0.4
     saturation: Fraction = 0.4
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    grey: Fraction = 0.2
+    blur: Fraction = 0.5
+    blur_sigma: Span = (0.1, 2.0)
+    rand_augment: Fraction = 0.0
+    rand_augment_steps: Positive = 2
+    rand_augment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    erase: Fraction = 0.0
+    erase_scale: Span = (0.02, 0.33)
+    erase_ratio: Span = (0.3, 3.3)
+    mixup: Fraction = 0.0
+    mixup_alpha: Annotated[float, Field(gt=0)] = 0.8
+    cutmix: Fraction = 0.0
+    cutmix_alpha: Annotated[float, Field(gt=0)] = 1.0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     @model_validator(mode="after")
     def _ordered(self) -> "AugmentConfig":
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale {list(self.scale)} must be two fractions, the smaller first")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio {list(self.ratio)} must be two positive numbers, the smaller first")
+        for name in ("scale", "ratio", "blur_sigma", "erase_scale", "erase_ratio"):
+            low, high = getattr(self, name)
+            most = 1.0 if name.endswith("scale") else float("inf")
+            if not low <= high <= most:
+                kind = "positive numbers" if most > 1 else "fractions"
+                raise ValueError(f"{name} {[low, high]} must be two {kind}, the smaller first")
+        if self.mixup + self.cutmix > 1:
+            raise ValueError(f"mixup {self.mixup} and cutmix {self.cutmix} exclude each other: at most 1 together")
         if min(self.std) <= 0:
             raise ValueError(f"std {list(self.std)} must be positive")
         return self

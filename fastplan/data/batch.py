@@ -4,13 +4,14 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
 from fastplan.clips import ClipSpec
 from fastplan.config import AugmentConfig
@@ -27,12 +28,14 @@ class ClipBatch:
     """B clips on the loader's device.
 
     clips_NCTHW: float32 [B, 3, T, size, size], normalised, channels_last_3d. labels_N: int64. videos_N: int64
-    positions in the index. Raises `ValueError` where the shapes disagree.
+    positions in the index. share: how much of each clip is its own, in 0..1; the rest is the clip at the same place
+    from the end of the batch. Raises `ValueError` where the shapes disagree.
     """
 
     clips_NCTHW: torch.Tensor
     labels_N: torch.Tensor
     videos_N: torch.Tensor
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         n = len(self.clips_NCTHW)
@@ -40,6 +43,34 @@ class ClipBatch:
             raise ValueError(f"clips have shape {tuple(self.clips_NCTHW.shape)}, want [N, 3, T, H, W]")
         if self.labels_N.shape != (n,) or self.videos_N.shape != (n,):
             raise ValueError(f"{n} clips with {len(self.labels_N)} labels and {len(self.videos_N)} video numbers")
+
+    def targets(self, classes: int) -> torch.Tensor:
+        """What a loss compares with: class numbers int64 [B], or float32 [B, classes] where clips are mixed."""
+        if self.share == 1.0:
+            return self.labels_N
+        own_NK = F.one_hot(self.labels_N, classes).float()
+        return self.share * own_NK + (1.0 - self.share) * own_NK.flip(0)
+
+    def mixed_up(self, share: float) -> "ClipBatch":
+        """Every clip faded into the one at the same place from the end; the clip keeps `share` (mixup)."""
+        if share == 1.0:
+            return self
+        return replace(self, clips_NCTHW=self.clips_NCTHW.flip(0).lerp(self.clips_NCTHW, share), share=share)
+
+    def cut_mixed(self, box: Sequence[float]) -> "ClipBatch":
+        """Every clip with a box of the one at the same place from the end (cutmix).
+
+        box: left, top, right, bottom as fractions of the picture, rounded to pixels; an empty one changes nothing.
+        """
+        height, width = self.clips_NCTHW.shape[-2:]
+        left, right = (round(side * width) for side in (box[0], box[2]))
+        top, bottom = (round(side * height) for side in (box[1], box[3]))
+        share = 1.0 - (right - left) * (bottom - top) / (width * height)
+        if share == 1.0:
+            return self
+        clips_NCTHW = self.clips_NCTHW.clone()
+        clips_NCTHW[..., top:bottom, left:right] = self.clips_NCTHW.flip(0)[..., top:bottom, left:right]
+        return replace(self, clips_NCTHW=clips_NCTHW, share=share)
 
 
 class ClipLoader:
@@ -168,20 +199,16 @@ class ClipLoader:
     def _assemble(
         self, samples: EpochSamples, part: slice, source: list[npt.NDArray[np.uint8]], size: int
     ) -> ClipBatch:
+        changes = samples.changes[part]
         videos_N = samples.videos_M[part]
-        clips_NCTHW = self._pipeline.run(
-            source,
-            samples.frames_MT[part] + self.index.first_N[videos_N, None],
-            samples.crops_M4[part],
-            samples.flips_M[part],
-            samples.colours_M4[part],
-            size=size,
-        )
-        return ClipBatch(
-            clips_NCTHW,
+        batch = ClipBatch(
+            self._pipeline.run(
+                source, samples.frames_MT[part] + self.index.first_N[videos_N, None], changes, size=size
+            ),
             torch.from_numpy(self.index.labels_N[videos_N]).to(self._device),
             torch.from_numpy(videos_N).to(self._device),
         )
+        return batch.mixed_up(float(changes.shares_M[0])).cut_mixed(changes.pastes_M4[0].tolist())
 
 
 def choose_decoder(index: VideoIndex, device: torch.device) -> tuple[Decoder, str]:

@@ -1,9 +1,10 @@
-"""The only module that imports NVIDIA DALI: one pipeline per loader, fed by hand, never rebuilt.
+"""The only module that imports NVIDIA DALI: one pipeline, fed by hand, never rebuilt.
 
-Everything that may change between batches (pictures, frame indices, crop, size, flip, colour, batch size) enters as a
-per-sample tensor, so another clip regime is just other input. Operators: crop and resize, colour, flip and normalise,
-on the CPU or on the GPU. In front of them stands either the host decoder (frames come in) or DALI's own video decoder
-(encoded files and frame indices come in).
+Everything that may change between batches (pictures, frame indices, crop, size, changes of the pictures, batch size)
+enters as a per-sample tensor, so another clip regime is just other input, and nothing in here draws a random number.
+Operators, on the CPU or on the GPU: crop and resize, RandAugment, colour, blur, erase, flip and normalise. An operator
+runs on the samples that need it and on no others. In front of them stands either the host decoder (frames come in) or
+DALI's own video decoder (encoded files and frame indices come in).
 """
 
 from collections.abc import Sequence
@@ -14,14 +15,17 @@ import numpy.typing as npt
 import nvidia.dali as dali
 import torch
 from nvidia.dali import fn, types
+from nvidia.dali.auto_aug import augmentations, core, rand_augment
 from nvidia.dali.data_node import DataNode
 
 from fastplan.config import AugmentConfig
+from fastplan.data.augmentation import MAGNITUDES, RAND_AUGMENT, Changes
 
 VERSION: str = dali.__version__
 Decoder = Literal["host", "dali"]
 
 _COLOURS = ("brightness", "contrast", "saturation", "hue")
+_FILL = 128  # what RandAugment shows beyond the edge of the picture
 
 
 class ClipPipeline:
@@ -36,29 +40,21 @@ class ClipPipeline:
         self, *, decoder: Decoder, device_id: int | None, max_batch: int, threads: int, augment: AugmentConfig
     ) -> None:
         self._decoder = decoder
-        # Brightness and contrast alone take a tenth of the time of the full colour twist on the CPU.
-        self._colours = _COLOURS if augment.saturation or augment.hue else _COLOURS[:2]
-        pipeline = dali.Pipeline(
+        self._pipeline = _pipeline(
+            decoder,
+            device_id is not None,
+            augment,
             batch_size=max_batch,
             num_threads=threads,
             device_id=device_id,
             prefetch_queue_depth=1,  # the loader runs ahead; a queue in here would hold batches of the old state
             exec_dynamic=True,
         )
-        with pipeline:
-            pipeline.set_outputs(_operators(decoder, device_id is not None, self._colours, augment))
-        pipeline.build()
-        self._pipeline = pipeline
+        self._pipeline.build()
+        self._augment = augment
 
     def run(
-        self,
-        source: Sequence[npt.NDArray[np.uint8]],
-        frames_BT: npt.NDArray[np.int32],
-        crops_B4: npt.NDArray[np.float32],
-        flips_B: npt.NDArray[np.int32],
-        colours_B4: npt.NDArray[np.float32],
-        *,
-        size: int,
+        self, source: Sequence[npt.NDArray[np.uint8]], frames_BT: npt.NDArray[np.int32], changes: Changes, *, size: int
     ) -> torch.Tensor:
         """One batch as float32 [B, 3, T, size, size] in channels_last_3d storage, on the pipeline's device.
 
@@ -66,13 +62,24 @@ class ClipPipeline:
         """
         inputs = {
             "source": list(source),
-            "roi_start": list(np.ascontiguousarray(crops_B4[:, 1::-1])),
-            "roi_end": list(np.ascontiguousarray(crops_B4[:, 3:1:-1])),
-            "size": [np.full(2, size, np.float32)] * len(flips_B),
-            "flip": [np.array(flip, np.int32) for flip in flips_B],
+            "roi_start": list(np.ascontiguousarray(changes.crops_M4[:, 1::-1])),
+            "roi_end": list(np.ascontiguousarray(changes.crops_M4[:, 3:1:-1])),
+            "size": [np.full(2, size, np.float32)] * len(changes),
+            "flip": _scalars(changes.flips_M),
         }
-        for name, column in zip(self._colours, colours_B4.T, strict=False):
-            inputs[name] = [np.array(value, np.float32) for value in column]
+        augment = self._augment
+        if _colours(augment):
+            light_M = (changes.colours_M4[:, :2] != 1).any(axis=1)
+            full_M = (changes.colours_M4[:, 2:] != [1, 0]).any(axis=1)
+            inputs["colour"] = _scalars(np.where(full_M, 2, light_M).astype(np.int32))
+            inputs |= {name: _scalars(column) for name, column in zip(_COLOURS, changes.colours_M4.T, strict=True)}
+        if augment.blur:
+            inputs["blur"] = _scalars(changes.blurs_M)
+        if augment.rand_augment:
+            inputs |= {f"move{step}": list(changes.moves_MK3[:, step]) for step in range(augment.rand_augment_steps)}
+        if augment.erase:
+            corner_M2, shape_M2 = changes.erased_M4[:, :2], changes.erased_M4[:, 2:] - changes.erased_M4[:, :2]
+            inputs |= {"erased_at": list(corner_M2[:, ::-1].copy()), "erased": list(shape_M2[:, ::-1].copy())}
         if self._decoder == "dali":
             inputs["frames"] = list(frames_BT)
         (clips,) = self._pipeline.run(**inputs)
@@ -80,40 +87,102 @@ class ClipPipeline:
         return clips_NTHWC.permute(0, 4, 1, 2, 3)
 
 
-def _operators(decoder: Decoder, on_gpu: bool, colours: tuple[str, ...], augment: AugmentConfig) -> DataNode:
+def _scalars(values_M: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    return [np.array(value) for value in values_M]
+
+
+def _colours(augment: AugmentConfig) -> bool:
+    return bool(augment.jitter or augment.grey)
+
+
+@dali.pipeline_def(enable_conditionals=True)
+def _pipeline(decoder: Decoder, on_gpu: bool, augment: AugmentConfig) -> DataNode:
     clips: Any  # DALI's stubs type every operator's result as a union
-
-    def given(name: str) -> DataNode:
-        return fn.external_source(name=name)
-
     if decoder == "dali":
         clips = fn.decoders.video(
             fn.external_source(name="source"),
             device="mixed" if on_gpu else "cpu",
-            frames=given("frames"),
+            frames=_given("frames"),
             pad_mode="none",  # the default returns black frames where a file is damaged or too short
         )
     else:
         clips = fn.external_source(name="source", layout="FHWC")
         clips = clips.gpu() if on_gpu else clips
+    size = _given("size")
     clips = fn.resize(
         clips,
-        roi_start=given("roi_start"),
-        roi_end=given("roi_end"),
+        roi_start=_given("roi_start"),
+        roi_end=_given("roi_end"),
         roi_relative=True,
-        size=given("size"),
+        size=size,
         interp_type=types.DALIInterpType.INTERP_LINEAR,
         antialias=True,
     )
-    change: Any = fn.color_twist if colours == _COLOURS else fn.brightness_contrast
-    clips = change(clips, **{name: given(name) for name in colours})
+    if augment.rand_augment:
+        for step in range(augment.rand_augment_steps):
+            clips = _rand_augment(clips, _given(f"move{step}"), size)
+    if _colours(augment):
+        clips = _recolour(clips, augment)
+    if augment.blur:
+        sigma = _given("blur")
+        if sigma > 0:
+            clips = fn.gaussian_blur(clips, sigma=sigma)
+    if augment.erase:
+        shape = _given("erased")
+        anchor = _given("erased_at")
+        if shape[0] > 0:
+            clips = fn.erase(
+                clips,
+                anchor=anchor,
+                shape=shape,
+                axis_names="HW",
+                normalized=True,
+                fill_value=[255 * m for m in augment.mean],
+            )
     return fn.crop_mirror_normalize(
         clips,
-        mirror=given("flip"),
+        mirror=_given("flip"),
         mean=[255 * m for m in augment.mean],
         std=[255 * s for s in augment.std],
         dtype=types.DALIDataType.FLOAT,
         output_layout="FHWC",
+    )
+
+
+def _given(name: str) -> Any:
+    return fn.external_source(name=name)
+
+
+def _recolour(clips: Any, augment: AugmentConfig) -> Any:
+    colour = _given("colour")
+    brightness, contrast, saturation, hue = (_given(name) for name in _COLOURS)
+    if colour > 1:
+        clips = fn.color_twist(clips, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+    elif colour > 0:  # a tenth of the time of the full twist on the CPU
+        clips = fn.brightness_contrast(clips, brightness=brightness, contrast=contrast)
+    return clips
+
+
+@augmentations.augmentation
+def _equalize(data: Any, _: Any) -> Any:
+    return fn.equalize(data)
+
+
+@augmentations.augmentation(
+    mag_range=(0, 0.9), randomly_negate=True, mag_to_param=augmentations.sharpness_kernel, param_device="auto"
+)
+def _sharpness(data: Any, kernel: Any) -> Any:
+    return fn.filter(data, kernel)
+
+
+def _rand_augment(clips: Any, move: Any, size: Any) -> Any:
+    """One step: DALI's suite, told which operator to take, how strong, and in which direction."""
+    newer = {"equalize": _equalize, "sharpness": _sharpness}  # the suite calls them by names that are deprecated
+    suite = [newer.get(a.name, a) for a in rand_augment.get_rand_augment_suite(use_shape=True)]
+    assert [a.name.strip("_") for a in suite] == list(RAND_AUGMENT)
+    strength = core.signed_bin(move[1], random_sign=move[2])
+    return core.select(
+        suite, move[0], data=clips, magnitude_bin=strength, num_magnitude_bins=MAGNITUDES, shape=size, fill_value=_FILL
     )
 
 

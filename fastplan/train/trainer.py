@@ -119,7 +119,7 @@ class Trainer:
                 data_seconds += time.perf_counter() - waiting
                 with self._precision.autocast():
                     heads = self.network(batch.clips_NCTHW)
-                    loss = self._loss(heads, batch.labels_N)
+                    loss = self._loss(heads, batch.targets(heads[0].shape[1]))
                 self._scaler.scale(loss / state.accumulate).backward()
                 losses += loss.detach() / state.accumulate
                 clips += len(batch.labels_N)
@@ -186,17 +186,18 @@ class Trainer:
     def _estimate_batch_norm(self, network: nn.Module) -> None:
         config, loader, clip = self._config, self._train_loader, self._target.clip
         clips = min(config.train.bn_clips, len(loader.index))
+        unmixed = config.data.augment.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
         samples = training_samples(  # the same clips every time: statistics differ only where weights do
-            loader.index, clip, config.data.augment, seed=config.seed, stream="bn", epoch=0, clips=clips,
+            loader.index, clip, unmixed, seed=config.seed, stream="bn", epoch=0, clips=clips,
             short=config.data.short,
         )  # fmt: skip
         loader.configure(clip, min(self._target.batch_size, clips))
         batches = (batch.clips_NCTHW for batch in loader.epoch(samples, keep=True))
         estimate_batch_norm(network, batches, self._precision.autocast())
 
-    def _loss(self, heads: tuple[torch.Tensor, ...], labels_N: torch.Tensor) -> torch.Tensor:
+    def _loss(self, heads: tuple[torch.Tensor, ...], targets: torch.Tensor) -> torch.Tensor:
         smoothing = self._config.optim.label_smoothing
-        return torch.stack([F.cross_entropy(h.float(), labels_N, label_smoothing=smoothing) for h in heads]).sum()
+        return torch.stack([F.cross_entropy(h.float(), targets, label_smoothing=smoothing) for h in heads]).sum()
 
     def _step(self) -> float:
         self._scaler.unscale_(self._optimizer)

@@ -7,6 +7,7 @@ import torch
 from fastplan.clips import ClipSpec
 from fastplan.config import AugmentConfig
 from fastplan.data import dali
+from fastplan.data.augmentation import no_changes
 from fastplan.data.batch import ClipLoader
 from fastplan.data.decode import DecodeError
 from fastplan.data.index import build_index
@@ -15,7 +16,14 @@ from fastplan.data.sampling import evaluation_samples, training_samples
 from numbered_videos import read_numbers, write_numbered
 
 PLAIN = AugmentConfig(
-    scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    scale=(1.0, 1.0),
+    ratio=(1.0, 1.0),
+    flip=0.0,
+    jitter=0.0,
+    grey=0.0,
+    blur=0.0,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
 )
 CPU = torch.device("cpu")
 
@@ -37,9 +45,9 @@ def numbers_of(batch) -> list[list[int]]:
 def test_fifty_changes_of_regime_give_exactly_the_frames_of_the_plan(index, monkeypatch):
     """Sampler, length, stride, size and batch change between epochs; every frame of every clip is the one asked for,
     in order, none dropped or doubled, and one pipeline is made."""
-    made = []
-    make = dali.dali.Pipeline.__init__
-    monkeypatch.setattr(dali.dali.Pipeline, "__init__", lambda self, **kw: (made.append(kw), make(self, **kw))[1])
+    made = set()
+    build = dali.dali.Pipeline.build
+    monkeypatch.setattr(dali.dali.Pipeline, "build", lambda self: (made.add(id(self)), build(self))[1])
     loader = loader_of(index)
     rng = np.random.default_rng(0)
     regimes = [(ClipSpec(1, 8, 1, 32), 4), (ClipSpec(4, 4, 1, 40), 3), (ClipSpec(8, 1, 1, 24), 6)]
@@ -92,9 +100,9 @@ def test_the_operators_crop_flip_colour_and_normalise(index):
     spec = ClipSpec(1, 2, 1, 24)
     loader.configure(spec, 1)
     samples = evaluation_samples(index, spec, views=1)
-    samples.crops_M4[:] = [0.5, 0.25, 1.0, 0.75]
-    samples.flips_M[:] = 1
-    samples.colours_M4[:] = [0.5, 1.0, 1.0, 0.0]
+    samples.changes.crops_M4[:] = [0.5, 0.25, 1.0, 0.75]
+    samples.changes.flips_M[:] = 1
+    samples.changes.colours_M4[:] = [0.5, 1.0, 1.0, 0.0]
     found_CTHW = next(iter(loader.epoch(samples))).clips_NCTHW[0].numpy()
     source_THWC = loader._fetch(samples, 0, False).astype(np.float32)
     wanted_THWC = source_THWC[:, 12:36, 24:48][:, :, ::-1] * 0.5
@@ -109,9 +117,9 @@ def test_hue_turns_red_to_green():
     )
     red_THWC = np.zeros((2, 8, 8, 3), np.uint8)
     red_THWC[..., 0] = 200
-    colours = np.array([[1, 1, 1, 0], [1, 1, 1, 120]], np.float32)
-    crops = np.array([[0, 0, 1, 1]] * 2, np.float32)
-    clips = pipeline.run([red_THWC] * 2, np.zeros((2, 2), np.int32), crops, np.zeros(2, np.int32), colours, size=8)
+    changes = no_changes(np.array([[0, 0, 1, 1]] * 2, np.float32))
+    changes.colours_M4[1, 3] = 120
+    clips = pipeline.run([red_THWC] * 2, np.zeros((2, 2), np.int32), changes, size=8)
     assert clips[0, :, 0, 0, 0].argmax() == 0
     assert clips[1, :, 0, 0, 0].argmax() == 1
 

@@ -9,6 +9,7 @@ from fastplan.config import RunConfig, build_config
 from fastplan.data.batch import ClipLoader
 from fastplan.data.index import build_index
 from fastplan.data.lists import read_videos
+from fastplan.data.sampling import training_samples
 from fastplan.errors import UserError
 from fastplan.models.layers import BatchNorm
 from fastplan.models.networks import build_network
@@ -132,6 +133,28 @@ def test_the_averaged_network_is_what_is_validated(index):
     assert kept is not trainer.network and trainer.weights()["updates"] == 2
     raw = trainer_of(index, train={"average_epochs": 0, "bn_clips": 4})
     assert raw.kept_network() is raw.network
+
+
+def test_mixed_clips_are_trained_on_both_of_their_labels(index):
+    """The loss of a step is that of the mixed clips against their shares, smoothing included, and repeats itself."""
+    augment = {"mixup": 0.5, "cutmix": 0.5, "rand_augment": 1.0, "erase": 0.5}
+    settings = {"data": {"clips_per_epoch": 6, "augment": augment}, "optim": {"label_smoothing": 0.1}}
+    trainer = trainer_of(index, **settings, network={"dropout": 0.0})
+    trainer.enter(State("s", CLIP, 0.05, 6, freeze_bn=True), None)
+    weights = copy_of(trainer.weights())
+    samples = training_samples(index, CLIP, trainer._config.data.augment, seed=0, stream="a", epoch=0, clips=6)
+    trainer._train_loader.configure(CLIP, 6)
+    batch = next(trainer._train_loader.epoch(samples))
+    assert 0 < batch.share < 1
+    own = torch.eye(2)[batch.labels_N]
+    wanted = 0.9 * (batch.share * own + (1 - batch.share) * own.flip(0)) + 0.1 / 2
+    with torch.no_grad():
+        heads = trainer.network.train()(batch.clips_NCTHW)
+        loss = sum(-(wanted * head.log_softmax(1)).sum(1).mean() for head in heads)
+    first = trainer.train_epoch("a", 1).loss
+    assert first == pytest.approx(float(loss), rel=1e-5)
+    trainer.enter(State("s", CLIP, 0.05, 6, freeze_bn=True), weights)
+    assert trainer.train_epoch("a", 1).loss == first
 
 
 def test_an_epoch_without_a_full_step_is_an_error(index):
