@@ -129,6 +129,7 @@ MADE: dict[str, tuple[str, str, dict]] = {
     "hevc-open-group.mp4": ("libx265", "either", OPEN_HEVC),
     "vp9.webm": ("libvpx-vp9", "packets", VP9),
     "vp9-alternate-references.mkv": ("libvpx-vp9", "packets", VP9_HIDDEN),
+    "vp9-padded-rows.webm": ("libvpx-vp9", "packets", {**VP9, "size": (340, 256)}),
     "vp8.webm": ("libvpx", "packets", VP9),
     "mpeg4.avi": ("mpeg4", "packets", {"g": "12"}),
     "mpeg4-b-frames.avi": ("mpeg4", "packets", {"g": "12", "bf": "2"}),
