@@ -93,7 +93,7 @@ class ClipLoader:
         keep_bytes: int = 0,
     ) -> None:
         self.index = index
-        self._kept: dict[tuple[int, bytes], npt.NDArray[np.uint8]] = {}
+        self._kept: dict[tuple[int, int, bytes, bytes], npt.NDArray[np.uint8]] = {}
         self._keep_bytes = keep_bytes
         self._device = device
         self._decoder = decoder
@@ -167,7 +167,7 @@ class ClipLoader:
             while not abandoned.is_set():
                 while len(waiting) <= _BATCHES_AHEAD and (part := next(todo, None)) is not None:
                     places = range(part.start, part.stop)
-                    waiting.append((part, [self._pool.submit(self._fetch, samples, m, keep) for m in places]))
+                    waiting.append((part, [self._pool.submit(self._fetch, samples, m, size, keep) for m in places]))
                 if not waiting:
                     return
                 part, futures = waiting.popleft()
@@ -179,10 +179,10 @@ class ClipLoader:
                 for future in futures:
                     future.cancel()
 
-    def _fetch(self, samples: EpochSamples, place: int, keep: bool) -> npt.NDArray[np.uint8]:
+    def _fetch(self, samples: EpochSamples, place: int, size: int, keep: bool) -> npt.NDArray[np.uint8]:
         number = int(samples.videos_M[place])
-        frames_T = samples.frames_MT[place]
-        key = (number, frames_T.tobytes())
+        frames_T, crop = samples.frames_MT[place], samples.changes.crops_M4[place]
+        key = (number, size, frames_T.tobytes(), crop.tobytes())
         if keep and (kept := self._kept.get(key)) is not None:
             return kept
         video = self.index.videos[number]
@@ -190,7 +190,7 @@ class ClipLoader:
             with video.place.open() as whole:
                 source = np.frombuffer(whole.read(0, whole.size), np.uint8)
         else:
-            source = decode_clip(video, frames_T)
+            source = decode_clip(video, frames_T, crop, size=size)
         if keep and source.nbytes <= self._keep_bytes:
             self._keep_bytes -= source.nbytes
             self._kept[key] = source

@@ -2,9 +2,9 @@
 
 Everything that may change between batches (pictures, frame indices, crop, size, changes of the pictures, batch size)
 enters as a per-sample tensor, so another clip regime is just other input, and nothing in here draws a random number.
-Operators, on the CPU or on the GPU: crop and resize, RandAugment, colour, blur, erase, flip and normalise. An operator
-runs on the samples that need it and on no others. In front of them stands either the host decoder (frames come in) or
-DALI's own video decoder (encoded files and frame indices come in).
+Operators, on the CPU or on the GPU: RandAugment, colour, blur, erase, flip and normalise. An operator runs on the
+samples that need it and on no others. In front of them stands either the host decoder (clips of the final size come in)
+or DALI's own video decoder, crop and resize (encoded files and frame indices come in).
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ _FILL = 128  # what RandAugment shows beyond the edge of the picture
 
 
 class ClipPipeline:
-    """Decode (optionally), crop, resize, colour, flip, normalise.
+    """Decode, crop and resize (`dali`), then change, flip and normalise.
 
-    decoder: `host` takes decoded clips, `dali` takes whole encoded files and frame indices.
+    decoder: `host` takes clips of the final size, `dali` takes whole encoded files and frame indices.
     device_id: GPU number, None for the CPU.
     max_batch: the largest batch over all states; smaller ones are free.
     """
@@ -58,16 +58,19 @@ class ClipPipeline:
     ) -> torch.Tensor:
         """One batch as float32 [B, 3, T, size, size] in channels_last_3d storage, on the pipeline's device.
 
-        source: per sample the decoded clip uint8 [T, H, W, 3] (`host`) or the encoded file uint8 [bytes] (`dali`).
+        source: per sample the clip uint8 [T, size, size, 3], cropped and scaled (`host`), or the encoded file uint8
+        [bytes] (`dali`).
         """
-        inputs = {
-            "source": list(source),
-            "roi_start": list(np.ascontiguousarray(changes.crops_M4[:, 1::-1])),
-            "roi_end": list(np.ascontiguousarray(changes.crops_M4[:, 3:1:-1])),
-            "size": [np.full(2, size, np.float32)] * len(changes),
-            "flip": _scalars(changes.flips_M),
-        }
         augment = self._augment
+        inputs = {"source": list(source), "flip": _scalars(changes.flips_M)}
+        if self._decoder == "dali":
+            inputs |= {
+                "frames": list(frames_BT),
+                "roi_start": list(np.ascontiguousarray(changes.crops_M4[:, 1::-1])),
+                "roi_end": list(np.ascontiguousarray(changes.crops_M4[:, 3:1:-1])),
+            }
+        if self._decoder == "dali" or augment.rand_augment:
+            inputs["size"] = [np.full(2, size, np.float32)] * len(changes)
         if _colours(augment):
             light_M = (changes.colours_M4[:, :2] != 1).any(axis=1)
             full_M = (changes.colours_M4[:, 2:] != [1, 0]).any(axis=1)
@@ -80,8 +83,6 @@ class ClipPipeline:
         if augment.erase:
             corner_M2, shape_M2 = changes.erased_M4[:, :2], changes.erased_M4[:, 2:] - changes.erased_M4[:, :2]
             inputs |= {"erased_at": list(corner_M2[:, ::-1].copy()), "erased": list(shape_M2[:, ::-1].copy())}
-        if self._decoder == "dali":
-            inputs["frames"] = list(frames_BT)
         (clips,) = self._pipeline.run(**inputs)
         clips_NTHWC = torch.from_dlpack(clips.as_tensor())
         return clips_NTHWC.permute(0, 4, 1, 2, 3)
@@ -98,6 +99,7 @@ def _colours(augment: AugmentConfig) -> bool:
 @dali.pipeline_def(enable_conditionals=True)
 def _pipeline(decoder: Decoder, on_gpu: bool, augment: AugmentConfig) -> DataNode:
     clips: Any  # DALI's stubs type every operator's result as a union
+    size = _given("size") if decoder == "dali" or augment.rand_augment else None
     if decoder == "dali":
         clips = fn.decoders.video(
             fn.external_source(name="source"),
@@ -105,19 +107,18 @@ def _pipeline(decoder: Decoder, on_gpu: bool, augment: AugmentConfig) -> DataNod
             frames=_given("frames"),
             pad_mode="none",  # the default returns black frames where a file is damaged or too short
         )
+        clips = fn.resize(
+            clips,
+            roi_start=_given("roi_start"),
+            roi_end=_given("roi_end"),
+            roi_relative=True,
+            size=size,
+            interp_type=types.DALIInterpType.INTERP_LINEAR,
+            antialias=True,
+        )
     else:
         clips = fn.external_source(name="source", layout="FHWC")
         clips = clips.gpu() if on_gpu else clips
-    size = _given("size")
-    clips = fn.resize(
-        clips,
-        roi_start=_given("roi_start"),
-        roi_end=_given("roi_end"),
-        roi_relative=True,
-        size=size,
-        interp_type=types.DALIInterpType.INTERP_LINEAR,
-        antialias=True,
-    )
     if augment.rand_augment:
         for step in range(augment.rand_augment_steps):
             clips = _rand_augment(clips, _given(f"move{step}"), size)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -69,12 +70,26 @@ def test_a_neutral_sample_passes_untouched(pipeline, picture_HWC):
 
 
 @pytest.mark.parametrize("size", [24, 90])
-def test_crop_and_resize_are_those_of_pil(pipeline, picture_HWC, size):
+def test_crop_and_resize_behind_dalis_decoder_are_those_of_pil(tmp_path, picture_HWC, size):
+    file = tmp_path / "still.webm"
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=25)
+        stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture_HWC, format="rgb24")))
+        container.mux(stream.encode())
+    pipeline = ClipPipeline(decoder="dali", device_id=None, max_batch=1, threads=1, augment=EVERYTHING)
+
+    def show(box: list[float], size: int) -> np.ndarray:
+        clips = pipeline.run(
+            [np.fromfile(file, np.uint8)], np.zeros((1, 1), np.int32), neutral(crops_M4=[box]), size=size
+        )
+        return (clips[0, :, 0].permute(1, 2, 0).numpy() + EVERYTHING.mean) * 255
+
+    whole = Image.fromarray(show(WHOLE, SIDE).round().astype(np.uint8))
     box = [0.125, 0.25, 0.75, 0.9375]
-    found = apply(pipeline, picture_HWC, neutral(crops_M4=[box]), size)
-    pixels = tuple(side * SIDE for side in box)
-    wanted = Image.fromarray(picture_HWC).resize((size, size), Image.Resampling.BILINEAR, box=pixels)
-    error = np.abs(found - np.asarray(wanted, np.float64))
+    wanted = whole.resize((size, size), Image.Resampling.BILINEAR, box=tuple(side * SIDE for side in box))
+    error = np.abs(show(box, size) - np.asarray(wanted, np.float64))
     assert error.mean() < 0.5 and np.quantile(error, 0.99) < 3
 
 

@@ -9,7 +9,7 @@ from fastplan.config import AugmentConfig
 from fastplan.data import dali
 from fastplan.data.augmentation import no_changes
 from fastplan.data.batch import ClipLoader
-from fastplan.data.decode import DecodeError
+from fastplan.data.decode import DecodeError, decode_clip
 from fastplan.data.index import build_index
 from fastplan.data.lists import read_videos
 from fastplan.data.sampling import evaluation_samples, training_samples
@@ -104,7 +104,7 @@ def test_the_operators_crop_flip_colour_and_normalise(index):
     samples.changes.flips_M[:] = 1
     samples.changes.colours_M4[:] = [0.5, 1.0, 1.0, 0.0]
     found_CTHW = next(iter(loader.epoch(samples))).clips_NCTHW[0].numpy()
-    source_THWC = loader._fetch(samples, 0, False).astype(np.float32)
+    source_THWC = decode_clip(index.videos[0], samples.frames_MT[0]).astype(np.float32)
     wanted_THWC = source_THWC[:, 12:36, 24:48][:, :, ::-1] * 0.5
     wanted_THWC = (wanted_THWC / 255 - augment.mean) / augment.std
     assert np.abs(found_CTHW - wanted_THWC.transpose(3, 0, 1, 2)).max() < 0.02
