@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Dry run: the states, edges and their order, effective batches and clip spans of a graph or plan.",
     )
     _add_request(plan)
+    plan.add_argument("--draw", type=Path, metavar="FILE", help="draw the graph or the plan, as .svg, .pdf or .png")
     plan.set_defaults(run_command=_plan, exact=False)
 
     test = commands.add_parser(
@@ -138,12 +139,15 @@ def _plan(arguments: argparse.Namespace) -> int:
     from fastplan.launch import resolve
     from fastplan.models.networks import network_spec
     from fastplan.planner.states import check_clip_lengths
+    from fastplan.report.figures import draw_graph, draw_plan, save_figure
     from fastplan.report.terminal import edges_table, make_console, plan_table, states_table
 
     task = resolve(_request(arguments))
     console = make_console()
     if task.plan is not None:
         console.print(plan_table(task.plan))
+        if arguments.draw:
+            save_figure(draw_plan(task.plan), arguments.draw)
         return 0
     assert task.graph is not None
     name = task.config.network.name
@@ -151,6 +155,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     check_clip_lengths([*task.states, task.target], multiple=spec.multiple, least=spec.least, network=name)
     console.print(states_table(task.graph))
     console.print(edges_table(task.graph, task.config.plan.max_epochs, task.config.plan.attempt_epochs))
+    if arguments.draw:
+        save_figure(draw_graph(task.graph), arguments.draw)
     return 0
 
 

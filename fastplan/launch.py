@@ -9,8 +9,9 @@ from typing import Any
 from fastplan.config import RunConfig, build_config, differences, parse_override, read_settings
 from fastplan.configs import default_file, find
 from fastplan.errors import UserError
+from fastplan.planner.graph_files import load_graph
 from fastplan.planner.plans import Plan
-from fastplan.planner.states import State, StateGraph, load_graph
+from fastplan.planner.states import State, StateGraph
 from fastplan.rundir import RunDir
 
 

@@ -17,9 +17,10 @@ import yaml
 
 from fastplan.config import RunConfig, build_config, read_settings
 from fastplan.errors import UserError
+from fastplan.planner.graph_files import graph_to_dict, load_graph
 from fastplan.planner.journal import Journal
 from fastplan.planner.plans import Plan
-from fastplan.planner.states import StateGraph, graph_to_dict, load_graph
+from fastplan.planner.states import StateGraph
 
 
 class RunDir:

@@ -23,7 +23,7 @@ FLAGS = {
         "--run",
         "--resume",
     },
-    "plan": {"--state-graph", "--plan", "--data", "--val", "--config", "--device", "--seed"},
+    "plan": {"--state-graph", "--plan", "--data", "--val", "--config", "--device", "--seed", "--draw"},
     "test": {"--run", "--data", "--clips"},
     "doctor": set(),
 }
@@ -149,6 +149,18 @@ def test_plan_shows_the_whole_search_without_data(capsys, tmp_path, monkeypatch)
     assert " 64 " in output and "frozen" in output
     status, output, _ = run(capsys, tmp_path, "plan", "--plan", "op-ucf101-dg-p3d-resnet50")
     assert status == 0 and "38" in output
+
+
+def test_plan_draws_graph_and_plan(capsys, tmp_path):
+    status, *_ = run(capsys, tmp_path, "plan", "--state-graph", "paper-both", "--draw", "{tmp}/new/graph.svg")
+    drawn = (tmp_path / "new" / "graph.svg").read_text()
+    assert status == 0
+    assert drawn.count("<!-- ") >= 1 + 2 * 18, "a comment per line of text: start, and name and clip of 18 states"
+    assert "<!-- 16x4-lr0.01 -->" in drawn and "<!-- start -->" in drawn
+    status, *_ = run(capsys, tmp_path, "plan", "--plan", "op-ucf101-dg-p3d-resnet50", "--draw", "{tmp}/plan.svg")
+    assert status == 0 and "<!-- lr 0.001 -->" in (tmp_path / "plan.svg").read_text()
+    status, _, error = run(capsys, tmp_path, "plan", "--state-graph", "tiny", "--draw", "{tmp}/graph.jpg")
+    assert status == 2 and ".svg, .pdf or .png" in error and not (tmp_path / "graph.jpg").exists()
 
 
 def test_doctor_names_what_matters(capsys, tmp_path, monkeypatch):

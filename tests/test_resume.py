@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from fastplan.configs import shipped
+from fastplan.planner.graph_files import load_graph
 from fastplan.planner.plans import Leg, Plan
-from fastplan.planner.states import load_graph
 from fastplan.rundir import RunDir
 from fastplan.train import checkpoint
 

@@ -8,9 +8,10 @@ from fastplan.planner.arrivals import Outcome, Reached, pick
 from fastplan.planner.confidence import is_hopeless, knee_band
 from fastplan.planner.curve import KneeBand, KneeFit, KneeRule, Stop, choose_epoch, fit_knee, fit_knees, should_stop
 from fastplan.planner.frontier import PlanFrontier, front, pareto, pick_highest
+from fastplan.planner.graph_files import graph_from_dict, load_graph
 from fastplan.planner.plans import Leg, Plan
 from fastplan.planner.search import search
-from fastplan.planner.states import START, State, StateGraph, graph_from_dict, load_graph
+from fastplan.planner.states import START, State, StateGraph
 from fastplan.planner.stepwise import Exploration, SearchResult, SearchRules, Stepwise
 
 __all__ = [

@@ -8,10 +8,7 @@ an object of this type is acyclic, every state is reachable from `start` and lea
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from fastplan.clips import ClipSpec, length_fault
 from fastplan.errors import UserError, nearest
@@ -21,7 +18,6 @@ Edge = tuple[str, str]
 
 _CLIP_KEYS = ("segments", "frames", "stride", "size")
 _STATE_KEYS = (*_CLIP_KEYS, "lr", "batch_size", "accumulate", "freeze_bn")
-_GRAPH_KEYS = ("name", "about", "target", "states", "edges", "levels", "config")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -202,114 +198,3 @@ def check_clip_lengths(states: Iterable[State], *, multiple: int, least: int, ne
     for state in states:
         if fault := length_fault(state.clip.length, multiple=multiple, least=least):
             raise UserError(f"state '{state.name}' has clips of {fault} ({network})")
-
-
-def load_graph(path: Path) -> StateGraph:
-    """Read a graph file: rows (`states`, `edges`) or `levels`. Raises `UserError` naming the file and the fault."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the state graph {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    try:
-        return graph_from_dict(content, default_name=path.stem)
-    except UserError as error:
-        raise UserError(f"{path.name}: {error}") from None
-
-
-def graph_from_dict(content: Any, *, default_name: str = "graph") -> StateGraph:
-    """Build a graph from the content of a graph file; the inverse of `graph_to_dict`."""
-    if not isinstance(content, Mapping):
-        raise UserError("a state graph is a mapping with 'states' and 'edges', or with 'levels'")
-    for key in content:
-        if key not in _GRAPH_KEYS:
-            raise UserError(f"unknown key '{key}'{nearest(str(key), _GRAPH_KEYS)}")
-    if ("levels" in content) == ("states" in content):
-        raise UserError("give either 'states' and 'edges', or 'levels'")
-    if "levels" in content:
-        states, edges = _from_levels(content["levels"])
-    else:
-        rows = content["states"]
-        if not isinstance(rows, Mapping):
-            raise UserError("'states' is a mapping from a state's name to its settings")
-        states = [State.from_dict(str(name), row) for name, row in rows.items()]
-        edges = [_read_edge(edge) for edge in content.get("edges") or ()]
-    target = content.get("target")
-    try:
-        clip = ClipSpec(**target) if target else None
-    except (TypeError, UserError) as error:
-        raise UserError(f"the target clip {target!r}: {error}") from None
-    return StateGraph(
-        name=str(content.get("name", default_name)),
-        states=tuple(states),
-        edges=tuple(edges),
-        target=clip,
-        about=str(content.get("about", "")),
-        config=content.get("config") or {},
-    )
-
-
-def graph_to_dict(graph: StateGraph) -> dict[str, Any]:
-    """The row form of a graph, ready for YAML."""
-    content: dict[str, Any] = {"name": graph.name}
-    if graph.about:
-        content["about"] = graph.about
-    if graph.target is not None:
-        content["target"] = asdict(graph.target)
-    content["states"] = {state.name: state.to_dict() for state in graph.states}
-    content["edges"] = [f"{source} -> {target}" for source, target in graph.edges]
-    if graph.config:
-        content["config"] = dict(graph.config)
-    return content
-
-
-def _read_edge(edge: Any) -> Edge:
-    ends = edge.split("->") if isinstance(edge, str) else edge
-    if not isinstance(ends, (list, tuple)) or len(ends) != 2:
-        raise UserError(f"edge {edge!r}: write 'source -> target'")
-    return str(ends[0]).strip(), str(ends[1]).strip()
-
-
-def _from_levels(levels: Any) -> tuple[list[State], list[Edge]]:
-    """Clip settings x learning-rate levels, connected as the paper's basic or extended graph."""
-    keys = ("kind", "clips", "lr_scales")
-    if not isinstance(levels, Mapping) or not {"clips", "lr_scales"} <= set(levels):
-        raise UserError("'levels' is a mapping with 'clips', shortest first, 'lr_scales', highest first, and 'kind'")
-    for key in levels:
-        if key not in keys:
-            raise UserError(f"'levels' has an unknown key '{key}'{nearest(str(key), keys)}")
-    kind = levels.get("kind", "basic")
-    if kind not in ("basic", "extended"):
-        raise UserError(f"kind is {kind!r}; it is basic or extended")
-    clips, scales = levels["clips"], levels["lr_scales"]
-    if not isinstance(clips, Mapping) or not clips:
-        raise UserError("'clips' is a mapping from a clip setting's name to its settings (segments, frames, lr, ...)")
-    if not isinstance(scales, list) or not scales:
-        raise UserError("'lr_scales' is a list of factors on each clip setting's lr, such as [1, 0.1, 0.01]")
-    names = [str(name) for name in clips]
-    states = []
-    for scale in scales:
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or scale <= 0:
-            raise UserError(f"lr scale {scale!r} must be a positive number")
-        for name, row in zip(names, clips.values(), strict=True):
-            state = State.from_dict(f"{name}-lr{scale:g}", row)
-            states.append(State.from_dict(state.name, {**state.to_dict(), "lr": float(f"{state.lr * scale:.12g}")}))
-    return states, list(_level_edges(len(names), len(scales), kind == "extended", [s.name for s in states]))
-
-
-def _level_edges(clips: int, levels: int, extended: bool, names: list[str]) -> Iterable[Edge]:
-    def at(i: int, j: int) -> str:
-        return names[j * clips + i]
-
-    yield START, at(0, 0)
-    if clips > 1:
-        yield START, at(1, 0)
-    for j in range(levels):
-        for i in range(clips):
-            if i + 1 < clips:
-                yield at(i, j), at(i + 1, j)
-            if j + 1 < levels:
-                yield at(i, j), at(i, j + 1)
-                if extended and i > 0:
-                    yield at(i, j), at(i - 1, j + 1)

@@ -1,17 +1,21 @@
-"""Figures: a state graph with what was found in it, and the curve of an edge."""
+"""Figures: a state graph with what was found in it, the legs of a plan, the curve of an edge."""
 
 import io
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from fastplan.errors import UserError
 from fastplan.planner.arrivals import Outcome
 from fastplan.planner.journal import Journal
+from fastplan.planner.plans import Plan
 from fastplan.planner.states import START, StateGraph
 from fastplan.report.terminal import percent
 
 _PATH, _OTHER = "#c2410c", "#94a3b8"
+_LEGS = ("#0f766e", "#c2410c", "#4338ca", "#a16207", "#be185d")
 
 
 def draw_curve(journal: Journal, outcome: Outcome, on_path: bool) -> Figure:
@@ -88,6 +92,35 @@ def draw_graph(graph: StateGraph, outcomes: Sequence[Outcome] = (), path: Collec
     axes.set_axis_off()
     axes.set(xlim=(-0.9, max(depth.values()) * 2.4 + 0.9), ylim=(min(rows) - 0.7, max(rows) + 1.3), aspect="equal")
     return figure
+
+
+def draw_plan(plan: Plan) -> Figure:
+    """The legs of a plan over its epochs: a block per leg, as high as its clips are long, with its learning rate."""
+    figure = Figure(figsize=(8.0, 3.0), layout="constrained")
+    axes = figure.subplots()
+    begin = 0
+    longest = max(leg.state.clip.length for leg in plan.legs)
+    for number, leg in enumerate(plan.legs):
+        clip = leg.state.clip
+        axes.bar(begin, clip.length, leg.epochs, align="edge", color=_LEGS[number % len(_LEGS)], ec="white")
+        stride = f" s{clip.stride}" if clip.stride > 1 else ""
+        words = f"{clip.segments}x{clip.frames}{stride}\nlr {leg.state.lr:g}"
+        axes.text(begin + leg.epochs / 2, clip.length + 0.02 * longest, words, ha="center", va="bottom", fontsize=8)
+        begin += leg.epochs
+    axes.set(xlabel="epoch", ylabel="frames in a clip", xlim=(0, begin), ylim=(0, 1.3 * longest))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write a figure in the format of the file's ending. Raises `UserError` where it is none of svg, pdf, png."""
+    if file.suffix.lower() not in (".svg", ".pdf", ".png"):
+        raise UserError(f"{file}: figures are drawn as .svg, .pdf or .png")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, bbox_inches="tight")
+    except OSError as error:
+        raise UserError(f"cannot draw to {file}: {error.strerror}") from None
 
 
 def as_svg(figure: Figure) -> str:
