@@ -1,1 +1,1 @@
-"""The network family: DG-P3D, dual-head pseudo-3D residual networks with global context."""
+"""Networks for video: DG-P3D and those it is compared with, behind one interface."""

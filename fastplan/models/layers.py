@@ -72,6 +72,29 @@ class StemConv(nn.Conv3d):
         return as_clips(F.conv2d(folded, weight, None, self.stride[1:], self.padding[1:]), n)
 
 
+class FullConv(nn.Conv3d):
+    """t x k x k convolution, padded to keep its size, as conv3d.
+
+    On five shapes of I3D-50 (one core of a Xeon, torch 2.13.0, n = 7) a step took 1.3 to 1.6 times the CPU time of
+    conv3d as a sum of t convolutions of frames, and 1.2 to 1.5 times as one convolution of t stacked frames; both take
+    memory that conv3d does not. Not measured on a GPU.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        taps: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        time_stride: int = 1,
+        bias: bool = False,
+    ) -> None:
+        size, pad = (taps, kernel, kernel), (taps // 2, kernel // 2, kernel // 2)
+        super().__init__(inputs, outputs, size, (time_stride, stride, stride), pad, bias=bias)
+
+
 class BatchNorm(nn.BatchNorm3d):
     """BatchNorm over N, T, H, W that can be frozen: statistics and affine weights then stay as they are."""
 
@@ -113,3 +136,23 @@ def as_frames(x_NCTHW: torch.Tensor) -> torch.Tensor:
 def as_clips(frames_FCHW: torch.Tensor, clips: int) -> torch.Tensor:
     """View frames [N * T, C, H, W] as clips [N, C, T, H, W]."""
     return frames_FCHW.reshape(clips, -1, *frames_FCHW.shape[1:]).transpose(1, 2)
+
+
+def pool_space(x_NCTHW: torch.Tensor, kernel: int = 3, *, stride: int = 2, pad: int = 1) -> torch.Tensor:
+    """Max-pool of every frame."""
+    return as_clips(F.max_pool2d(as_frames(x_NCTHW), kernel, stride, pad), len(x_NCTHW))
+
+
+def pool_time(x_NCTHW: torch.Tensor, taps: int, *, stride: int, pad: int = 0) -> torch.Tensor:
+    """Max-pool over frames, position by position."""
+    pooled = F.max_pool2d(x_NCTHW.flatten(3), (taps, 1), (stride, 1), (pad, 0))
+    return pooled.unflatten(3, x_NCTHW.shape[3:])
+
+
+def initialise(network: nn.Module) -> None:
+    """Draw the weights of every convolution for layers that end in a ReLU; biases become zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

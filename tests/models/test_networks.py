@@ -28,7 +28,7 @@ def test_parameters_equal_the_published_count(name):
     assert sum(p.numel() for p in network.parameters()) == COUNTED[name]
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.startswith("dg_p3d")])
 def test_shapes_of_every_stage(name):
     """Time is quartered by the stem; head 1 halves space in its layer 4, head 2 quarters time and keeps space."""
     with torch.device("meta"):

@@ -1,0 +1,41 @@
+"""What a network costs: parameters, and multiply-adds of a clip, counted without computing anything.
+
+The network runs on torch's meta device, where tensors have shapes and no values; torch.utils.flop_counter counts the
+convolutions and matrix products. One multiply-add counts as one, as in most papers, which print it as a FLOP.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastplan.models.interface import VideoNetwork
+from fastplan.models.networks import NETWORKS, build_network
+
+
+@dataclass(frozen=True)
+class Cost:
+    """parameters: trained ones. macs: multiply-adds of one clip by its length in frames; lengths that the network does
+    not take are left out."""
+
+    network: str
+    parameters: int
+    macs: dict[int, int]
+
+
+def measure(network: str, *, frames: tuple[int, ...], size: int, classes: int) -> Cost:
+    """The cost of one network for square clips of `size` pixels. Raises `UserError` for an unknown name."""
+    with torch.device("meta"):
+        built = build_network(network, classes).eval()
+    spec = NETWORKS[network]
+    taken = [length for length in frames if length >= spec.least and length % spec.multiple == 0]
+    parameters = sum(parameter.numel() for parameter in built.parameters())
+    return Cost(network, parameters, {length: count_macs(built, length, size) for length in taken})
+
+
+@torch.no_grad()
+def count_macs(network: VideoNetwork, frames: int, size: int) -> int:
+    """Multiply-adds of one clip in a network on the meta device."""
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, frames, size, size, device="meta"))
+    return counter.get_total_flops() // 2
