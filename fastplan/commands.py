@@ -76,7 +76,7 @@ def test(folder: Path, data: str | None, clips: int | None, terminal: Terminal) 
     threads = config.data.threads or default_threads()
     if data is not None:
         listed = read_videos(Path(data))
-        step = terminal.progress("Probing videos", len(listed.paths))
+        step = terminal.progress("Probing videos", listed.files)
         index = build_index(listed, cache_dir=cache_dir(config.data) / "index", threads=threads, on_video=step)
     else:
         splits = open_splits(

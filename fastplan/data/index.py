@@ -1,32 +1,34 @@
-"""What truly decodes: every video is decoded once, and what was seen is cached by path, size and time of change.
+"""What truly decodes: every file is decoded once, and what was seen is kept by path, size and time of change.
 
 Headers are not believed: containers without frame counts, or with one frame too many, are common. The index also says
 how a frame is found again: from its packets where a packet table could be made, else by its timestamp where timestamps
-are regular, else by counting from the beginning.
+are regular, else by counting from the beginning. In memory are the columns that sampling needs; a `VideoInfo` is made
+when it is asked for, and packet tables stay on disk.
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import av
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from fastplan.data.lists import VideoList
-from fastplan.data.packets import PacketTable
-from fastplan.data.scan import scan
+from fastplan.data.probe import SHARED, probe, video_of
+from fastplan.data.probing import probe_all, too_slow
 from fastplan.data.storage import Place
+from fastplan.data.store import IndexStore
+from fastplan.data.timing import frames_between
 from fastplan.data.video import BadVideo, VideoInfo, no_table
 from fastplan.errors import UserError
 
-_CACHE_FORMAT = 3
+__all__ = ["BadVideo", "VideoIndex", "VideoInfo", "build_index", "probe", "probe_files"]
+
+PROBE_LIMIT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -49,28 +51,29 @@ class VideoIndex:
     @cached_property
     def frames_N(self) -> npt.NDArray[np.int64]:
         """Frames in each video."""
-        return np.array([video.frames for video in self.videos], np.int64)
+        return np.array(self._column("frames"), np.int64)
 
     @cached_property
     def sizes_N2(self) -> npt.NDArray[np.int64]:
         """Width and height of each video, in pixels, as shown."""
-        return np.array([(video.width, video.height) for video in self.videos], np.int64).reshape(-1, 2)
+        return np.array([self._column("width"), self._column("height")], np.int64).T
 
     @cached_property
     def first_N(self) -> npt.NDArray[np.int32]:
         """Where in its file each video begins: 0 unless it is a part."""
-        return np.array([video.first for video in self.videos], np.int32)
+        return np.array(self._column("first"), np.int32)
 
     @cached_property
     def codecs(self) -> frozenset[str]:
         """The codecs that occur."""
-        return frozenset(video.codec for video in self.videos)
+        return frozenset(self._column("codec"))
 
     def take(self, chosen: Iterable[int]) -> "VideoIndex":
         """The videos at these positions, in this order; the bad files stay with the whole."""
         chosen = list(chosen)
+        videos = self.videos
         return VideoIndex(
-            tuple(self.videos[i] for i in chosen),
+            videos.take(chosen) if isinstance(videos, _StoredVideos) else tuple(videos[i] for i in chosen),
             self.labels_N[chosen],
             tuple(self.groups[i] for i in chosen),
             self.classes,
@@ -79,9 +82,14 @@ class VideoIndex:
     def fingerprint(self) -> str:
         """Hash of names, frame counts and labels: two runs on the same data show the same one."""
         digest = hashlib.sha256()
-        for video, label in zip(self.videos, self.labels_N, strict=True):
-            digest.update(f"{Path(video.path).name}\t{video.frames}\t{label}\n".encode())
+        for path, frames, label in zip(self._column("path"), self.frames_N, self.labels_N, strict=True):
+            digest.update(f"{Path(path).name}\t{frames}\t{label}\n".encode())
         return digest.hexdigest()[:16]
+
+    def _column(self, name: str) -> Sequence[Any]:
+        if isinstance(self.videos, _StoredVideos):
+            return self.videos.column(name)
+        return [getattr(video, name) for video in self.videos]
 
 
 def build_index(
@@ -90,161 +98,132 @@ def build_index(
     cache_dir: Path,
     threads: int,
     on_video: Callable[[], None] = lambda: None,
+    limit_s: float = PROBE_LIMIT_S,
 ) -> VideoIndex:
-    """Probe every listed video, those seen before from the cache.
+    """Probe every listed file, those seen before from the cache.
 
-    on_video: called once per video, for progress. Files that cannot be decoded are left out and listed in `bad`;
-    raises `UserError` where nothing is left of a class.
+    threads: files probed at a time. on_video: called once per file, for progress. limit_s: seconds after which a file
+    is given up. Files that cannot be decoded are left out and listed in `bad`; raises `UserError` where nothing is left
+    of a class.
     """
-    cache = _ProbeCache(cache_dir, listed.paths)
-
-    def one(path: Path) -> VideoInfo | BadVideo:
-        found = cache.get(path) or probe(path)
-        on_video()
-        return found
-
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        probed = list(pool.map(one, listed.paths))
-    cache.put(listed.paths, probed)
-    good = [i for i, found in enumerate(probed) if isinstance(found, VideoInfo)]
-    bad = tuple(found for found in probed if isinstance(found, BadVideo))
+    store, rows = probe_files(listed.places, cache_dir=cache_dir, threads=threads, on_video=on_video, limit_s=limit_s)
+    paths, reasons = rows["path"].to_pylist(), rows["bad"].to_pylist()
+    row_of = {path: n for n, path in enumerate(paths)}
+    bad = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
+    good: list[int] = []
+    chosen: list[tuple[int, int, int]] = []
+    for number, place in enumerate(listed.places):
+        row = row_of[place.absolute().path]
+        if reasons[row]:
+            continue
+        part = _part(store, rows, row, listed.segments[number] if listed.segments else None)
+        if part is None:
+            begin_s, end_s = listed.segments[number] or (0.0, 0.0)
+            bad[f"{paths[row]} {begin_s:g} to {end_s:g} s"] = f"the video is {rows['duration_s'][row]} s long"
+            continue
+        good.append(number)
+        chosen.append((row, *part))
     labels_N = np.array([listed.labels[i] for i in good], np.int64)
+    present = set(labels_N.tolist())
     for label, name in enumerate(listed.classes):
-        if label not in labels_N:
-            first = f"; the first: {bad[0].path}: {bad[0].reason}" if bad else ""
+        if label not in present:
+            first = "; the first: {}: {}".format(*next(iter(bad.items()))) if bad else ""
             raise UserError(f"class '{name}' has no video that decodes{first}")
-    videos = tuple(found for found in probed if isinstance(found, VideoInfo))
-    return VideoIndex(videos, labels_N, tuple(listed.groups[i] for i in good), listed.classes, bad)
-
-
-def probe(path: Path) -> VideoInfo | BadVideo:
-    """Decode a whole video and say what is in it."""
-    try:
-        found = scan(Place(str(path)))
-    except (OSError, av.FFmpegError, ValueError) as error:
-        return BadVideo(str(path), _reason(error))
-    if found is None:
-        return BadVideo(str(path), "has no video stream, or none that decodes")
-    width, height = (found.height, found.width) if found.rotation in (90, 270) else (found.width, found.height)
-    timing, table = found.timing, found.table
-    return VideoInfo(
-        str(path),
-        found.frames,
-        timing.fps,
-        width,
-        height,
-        found.codec,
-        found.rotation,
-        timing.start_pts if found.seeks else 0,
-        timing.pts_step if found.seeks else 0,
-        found.fallback,
-        found.mirror,
-        load_table=lambda: table,
+    return VideoIndex(
+        _StoredVideos(store, rows, np.array(chosen, np.int64).reshape(-1, 3)),
+        labels_N,
+        tuple(listed.groups[i] for i in good),
+        listed.classes,
+        tuple(BadVideo(path, reason) for path, reason in bad.items()),
     )
 
 
-def carve(
-    index: VideoIndex, fraction: float, *, seed: int, purpose: str
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Positions (kept, held out) of a split that never parts a group.
+def probe_files(
+    places: Iterable[Place],
+    *,
+    cache_dir: Path,
+    threads: int,
+    on_video: Callable[[], None] = lambda: None,
+    limit_s: float = PROBE_LIMIT_S,
+    hash_content: bool = False,
+) -> tuple[IndexStore, pa.Table]:
+    """The index and its rows of `places`, one per file, in the order in which they first appear.
 
-    Ungrouped videos are held out class by class, groups as wholes in an order drawn from the seed, until at least
-    `fraction` of the videos is out. Raises `UserError` where a class would vanish from either side of the split.
+    Only files that are new or changed are probed, bad ones included. hash_content: rows must have a SHA-256.
     """
-    rng = np.random.default_rng([seed, *purpose.encode()])
-    groups = np.array(index.groups)
-    out = np.zeros(len(index), bool)
-    grouped = len(set(index.groups)) < len(index)
-    pools = [np.arange(len(index))] if grouped else [np.flatnonzero(index.labels_N == k) for k in set(index.labels_N)]
-    for pool in pools:
-        wanted = max(round(fraction * len(pool)), 1)
-        for group in rng.permutation(np.unique(groups[pool])):
-            if out[pool].sum() >= wanted:
-                break
-            out[pool] |= groups[pool] == group
-    for side, members in (("training", ~out), (purpose, out)):
-        missing = set(range(len(index.classes))) - set(index.labels_N[members].tolist())
-        if missing and (side == "training" or grouped):
-            name = index.classes[min(missing)]
-            raise UserError(
-                f"holding out {fraction:g} of the videos for {purpose} leaves none of class '{name}' for {side}: "
-                "give more videos, another seed, or a list of its own (--val)"
-            )
-    return np.flatnonzero(~out), np.flatnonzero(out)
+    wanted = {place.path: place for place in (place.absolute() for place in places)}
+    store = IndexStore(cache_dir)
+    todo = dict(wanted)
+    stamps: dict[str, str] = {}
+    known = store.find(wanted)
+    columns = (known[name].to_pylist() for name in ("path", "stamp", "bad", "sha256"))
+    for path, stamp, bad, sha256 in zip(*columns, strict=True):
+        place = wanted[path]
+        file = place.shard or path
+        if file not in stamps or not place.shard:
+            stamps[file] = place.stamp()
+        if stamp == stamps[file] and (bad or sha256 or not hash_content) and too_slow(bad) in (None, limit_s):
+            del todo[path]
+            on_video()
+    if todo:
+        with store.writer() as writer:
+            for row in probe_all(todo.values(), workers=threads, limit_s=limit_s, hash_content=hash_content):
+                writer.add(row)
+                on_video()
+        known = store.find(wanted)
+    at = {path: n for n, path in enumerate(known["path"].to_pylist())}
+    return store, known.take(pa.array([at[path] for path in wanted], pa.int64())).combine_chunks()
 
 
-class _ProbeCache:
-    """A JSON file per list of paths, packet tables in one binary file beside it.
+class _StoredVideos(Sequence[VideoInfo]):
+    """Videos of the index as rows of a table. part_N3: row, first frame and number of frames of each."""
 
-    An entry holds while its video's size and time of change do. The JSON file names the binary file and appears after
-    it, so whoever reads it at any moment finds tables that belong to it, or none and probes again.
-    """
+    def __init__(self, store: IndexStore, rows: pa.Table, part_N3: npt.NDArray[np.int64]) -> None:
+        self._store, self._rows, self._part_N3 = store, rows, part_N3
+        self._columns = [rows[name].combine_chunks() for name in (*_STORED, "bytes", "file", "row")]
 
-    def __init__(self, folder: Path, paths: Iterable[Path]) -> None:
-        key = hashlib.sha256("\n".join(str(p.resolve()) for p in paths).encode()).hexdigest()[:24]
-        self._file = folder / f"index-{key}.json"
-        self._entries: dict[str, Any] = {}
-        self._packets = b""
-        self._packets_name = ""
-        try:
-            content = json.loads(self._file.read_text(encoding="utf-8"))
-            if content["format"] == _CACHE_FORMAT:
-                self._packets_name = content["packets"]
-                self._packets = (folder / self._packets_name).read_bytes()
-                self._entries = content["entries"]
-        except (OSError, ValueError, KeyError, TypeError):
-            self._entries = {}  # no cache yet, or a damaged one: probing again makes it anew
+    def __len__(self) -> int:
+        return len(self._part_N3)
 
-    def get(self, path: Path) -> VideoInfo | None:
-        entry = self._entries.get(str(path))
-        if not entry or entry["stamp"] != _stamp(path):
-            return None
-        begin, end = entry["packets"]
-        if end > len(self._packets):
-            return None
-        packed = self._packets[begin:end]
-        return VideoInfo(**entry["info"], load_table=partial(PacketTable.unpack, packed) if packed else no_table)
+    @overload
+    def __getitem__(self, number: int) -> VideoInfo: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[VideoInfo]: ...
+    def __getitem__(self, number: int | slice) -> VideoInfo | Sequence[VideoInfo]:
+        if isinstance(number, slice):
+            return self.take(range(len(self))[number])
+        row, first, frames = self._part_N3[number].tolist()
+        *values, size, file, place = (column[row].as_py() for column in self._columns)
+        shown = dict(zip(_STORED, values, strict=True), first=first, frames=frames, bytes=size)
+        return video_of(shown, no_table if shown["fallback"] else partial(self._store.table, file, place))
 
-    def put(self, paths: Iterable[Path], probed: Iterable[VideoInfo | BadVideo]) -> None:
-        entries: dict[str, Any] = {}
-        tables: list[bytes] = []
-        total = 0
-        for path, found in zip(paths, probed, strict=True):
-            if isinstance(found, VideoInfo):
-                info = {name: value for name, value in vars(found).items() if name != "load_table"}
-                packed = found.table.pack() if found.table else b""
-                entries[str(path)] = {"stamp": _stamp(path), "info": info, "packets": [total, total + len(packed)]}
-                tables.append(packed)
-                total += len(packed)
-        packets = b"".join(tables)
-        if entries == self._entries and packets == self._packets:
-            return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        name = f"{self._file.stem}-{hashlib.sha256(packets).hexdigest()[:12]}.packets"
-        _replace(self._file.with_name(name), packets)
-        content = {"format": _CACHE_FORMAT, "packets": name, "entries": entries}
-        _replace(self._file, json.dumps(content).encode())
-        if self._packets_name not in ("", name):
-            self._file.with_name(self._packets_name).unlink(missing_ok=True)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def take(self, chosen: Iterable[int]) -> "_StoredVideos":
+        return _StoredVideos(self._store, self._rows, self._part_N3[list(chosen)])
+
+    def column(self, name: str) -> Sequence[Any]:
+        row_N, first_N, frames_N = self._part_N3.T
+        if name in ("first", "frames"):
+            return (first_N if name == "first" else frames_N).tolist()
+        return self._rows[name].take(pa.array(row_N)).to_pylist()
 
 
-def _replace(file: Path, content: bytes) -> None:
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(file)
+_STORED = tuple(name for name in SHARED if name not in ("first", "frames"))
 
 
-def _stamp(path: Path) -> list[int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, IsADirectoryError):
-        return "a folder, not a file"
-    return f"cannot be decoded ({getattr(error, 'strerror', None) or error})"
+def _part(store: IndexStore, rows: pa.Table, row: int, segment_s: tuple[float, float] | None) -> tuple[int, int] | None:
+    """(first, frames) of a segment, or of the whole; None for a segment that lies outside."""
+    first, frames = rows["first"][row].as_py(), rows["frames"][row].as_py()
+    if segment_s is None:
+        return first, frames
+    fps, unit_s, step = (rows[name][row].as_py() for name in ("fps", "unit_s", "pts_step"))
+    if step:
+        fps, pts_R = 1 / (step * unit_s), np.empty(0, np.int64)
+    else:
+        pts_R = store.pts(rows["file"][row].as_py(), rows["row"][row].as_py())
+    begin, stop = frames_between(*segment_s, frames=frames, fps=fps, unit_s=unit_s, pts_R=pts_R)
+    return (first + begin, stop - begin) if begin < stop else None

@@ -7,10 +7,11 @@ here is text; no video is opened.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastplan.data.list_formats import VIDEO_SUFFIXES, ListFormat, detect, read_annotation, read_lines
+from fastplan.data.storage import Place
 from fastplan.errors import UserError
 
 
@@ -18,14 +19,26 @@ from fastplan.errors import UserError
 class VideoList:
     """Videos before they are opened.
 
-    paths: files. labels: class numbers, each an index into classes. groups: videos of one group (one actor, one
-    source) are never parted when a split is carved; a video without a group is its own.
+    places: where they lie. labels: class numbers, each an index into classes. groups: videos of one group (one actor,
+    one source) are never parted when a split is carved; a video without a group is its own. segments: begin and end of
+    the part of each that is meant, in seconds, None for the whole; empty where all are whole.
     """
 
-    paths: tuple[Path, ...]
+    places: tuple[Place, ...]
     labels: tuple[int, ...]
     groups: tuple[str, ...]
     classes: tuple[str, ...]
+    segments: tuple[tuple[float, float] | None, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The paths that name the videos."""
+        return tuple(Path(place.path) for place in self.places)
+
+    @property
+    def files(self) -> int:
+        """How many different videos there are: parts of one count once."""
+        return len({place.path for place in self.places})
 
 
 def read_videos(source: Path, *, group_pattern: str | None = None, format: ListFormat | None = None) -> VideoList:
@@ -55,14 +68,15 @@ def read_videos(source: Path, *, group_pattern: str | None = None, format: ListF
     if group_pattern is None:
         return found
     base = source if source.is_dir() else source.parent
-    return VideoList(found.paths, found.labels, _groups(found.paths, base, group_pattern), found.classes)
+    return replace(found, groups=_groups(found.paths, base, group_pattern))
 
 
 def _from_annotation(source: Path, kind: ListFormat, part: str | None) -> VideoList:
     entries, classes = read_annotation(source, kind, part)
     number = {name: label for label, name in enumerate(classes)}
-    paths = tuple(entry.path for entry in entries)
-    return VideoList(paths, tuple(number[entry.label] for entry in entries), tuple(map(str, paths)), tuple(classes))
+    paths = tuple(str(entry.path) for entry in entries)
+    places = tuple(map(Place, paths))
+    return VideoList(places, tuple(number[entry.label] for entry in entries), paths, tuple(classes))
 
 
 def _read_folder(root: Path) -> VideoList:
@@ -78,7 +92,10 @@ def _read_folder(root: Path) -> VideoList:
         paths += videos
         labels += [label] * len(videos)
     return VideoList(
-        tuple(paths), tuple(labels), tuple(str(p.relative_to(root)) for p in paths), tuple(f.name for f in folders)
+        tuple(Place(str(p)) for p in paths),
+        tuple(labels),
+        tuple(str(p.relative_to(root)) for p in paths),
+        tuple(f.name for f in folders),
     )
 
 
@@ -97,7 +114,7 @@ def _read_list(file: Path) -> VideoList:
         if label not in labels:
             raise UserError(f"{file} has labels up to {max(labels)} but no video of class {label}")
     named = groups if any(groups) else tuple(map(str, paths))
-    return VideoList(paths, labels, named, tuple(str(k) for k in range(max(labels) + 1)))
+    return VideoList(tuple(Place(str(p)) for p in paths), labels, named, tuple(str(k) for k in range(max(labels) + 1)))
 
 
 def _read_line(line: str, where: str, base: Path) -> tuple[Path, int, str | None]:

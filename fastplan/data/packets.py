@@ -4,8 +4,6 @@ With it a clip is decoded from exactly the packets it needs, without a demuxer, 
 clip's place in the video. Shape suffixes: P packets in file (decoding) order, R pictures in presentation order.
 """
 
-import json
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 KEY, IDR, NONREF, DISCARD, PICTURE = 1, 2, 4, 8, 16
-
-_COLUMNS = (("gap", "<i8"), ("size", "<i4"), ("lead", "<i4"), ("flags", "u1"))
 
 
 class Coding(NamedTuple):
@@ -120,41 +116,6 @@ class PacketTable:
             unwanted[self.row_R[list(run.wanted)] - run.start] = False
             dropped = leading | (unwanted & ((flags & NONREF) != 0))
         return rows[~dropped]
-
-    def pack(self) -> bytes:
-        """The table as a few bytes per packet, for the index cache."""
-        header = json.dumps([self.file_bytes, len(self), self.coding]).encode()
-        end_P = np.concatenate([[0], self.offset_P[:-1] + self.size_P[:-1]])
-        values = (self.offset_P - end_P, self.size_P, self.order_P - np.arange(len(self)), self.flags_P)
-        body = b"".join(value.astype(kind).tobytes() for value, (_, kind) in zip(values, _COLUMNS, strict=True))
-        return zlib.compress(len(header).to_bytes(4, "little") + header + body, 6)
-
-    @classmethod
-    def unpack(cls, packed: bytes) -> "PacketTable":
-        """The table that `pack` wrote. Raises `ValueError` where the bytes are not one."""
-        try:
-            raw = zlib.decompress(packed)
-        except zlib.error as error:
-            raise ValueError(f"damaged packet table: {error}") from None
-        begin = 4 + int.from_bytes(raw[:4], "little")
-        file_bytes, packets, coding = json.loads(raw[4:begin])
-        columns = {}
-        for name, kind in _COLUMNS:
-            columns[name] = np.frombuffer(raw, kind, packets, begin)
-            begin += columns[name].nbytes
-        size_P = columns["size"]
-        offset_P = np.cumsum(columns["gap"])
-        offset_P[1:] += np.cumsum(size_P[:-1], dtype=np.int64)
-        order_P = columns["lead"] + np.arange(packets, dtype=np.int32)
-        codec, tag, extradata, width, height, colours, prime = coding
-        return cls(
-            Coding(codec, tag, extradata, width, height, tuple(colours), prime),
-            file_bytes,
-            offset_P,
-            size_P,
-            order_P,
-            columns["flags"],
-        )
 
 
 def presentation_order(rows_R: npt.NDArray[np.int64], pts: list[int | None]) -> npt.NDArray[np.int32]:

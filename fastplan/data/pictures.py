@@ -1,8 +1,10 @@
-"""Videos that are folders of numbered pictures, such as `img_00001.jpg` and on.
+"""Videos that are folders of numbered pictures, such as `walk/img_00001.jpg` and on.
 
-Frame i is the file whose name carries the number first + i. Every picture is decoded by FFmpeg, like any other frame.
+The video's path is the pattern of its files, `walk/img_{:05d}.jpg`, and frame i the file with the number first + i.
+Pictures are decoded by FFmpeg, like any other frame.
 """
 
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -15,24 +17,33 @@ def picture_frames(pattern: str, numbers: Collection[int]) -> Iterator[tuple[int
         yield number, _decode(pattern.format(number))
 
 
-def check_pattern(pattern: str) -> str:
-    """The file-name pattern itself. Raises `ValueError` where it does not hold one number."""
+def is_pattern(name: str) -> bool:
+    """Whether a file-name pattern holds exactly one number, such as `img_{:05d}.jpg`."""
     try:
-        parts = pattern.format(1), pattern.format(2)
+        return name.format(1) != name.format(2) and "/" not in name
     except (IndexError, KeyError, ValueError):
-        parts = ("", "")
-    if parts[0] == parts[1] or "/" in pattern:
-        raise ValueError(f"'{pattern}' names no numbered pictures: write for example img_{{:05d}}.jpg")
-    return pattern
+        return False
 
 
-def numbered(folder: Path, name_pattern: str, first: int) -> int:
-    """How many pictures `folder` holds from number `first` on; those behind a gap do not count."""
-    names = {entry.name for entry in folder.iterdir()}
-    count = 0
-    while name_pattern.format(first + count) in names:
-        count += 1
-    return count
+def pictures_in(pattern: str, first: int) -> range:
+    """The numbers of all pictures. Raises `OSError` where there is no folder, `ValueError` where one is missing."""
+    folder, name = os.path.split(pattern)
+    names = set(os.listdir(folder))
+    stop = first
+    while name.format(stop) in names:
+        stop += 1
+    if stop == first:
+        raise ValueError(f"{name.format(first)}, which should be the first picture, is not there")
+    number_of = {name.format(number): number for number in range(stop, stop + len(names))}
+    if behind := min((number_of[other] for other in names & set(number_of)), default=None):
+        raise ValueError(f"{name.format(stop)} is missing, {name.format(behind)} is there")
+    return range(first, stop)
+
+
+def picture_files(pattern: str) -> Iterator[os.stat_result]:
+    """The size and time of change of every file in the folder."""
+    with os.scandir(Path(pattern).parent) as entries:
+        yield from (entry.stat() for entry in entries if entry.is_file())
 
 
 def _decode(file: str) -> av.VideoFrame:

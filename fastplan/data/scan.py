@@ -32,13 +32,15 @@ _FATAL_SIDE_DATA = ("new_extradata", "param_change", "palette")
 class Scan:
     """What a full decode showed.
 
-    frames: pictures in presentation order. width, height: in pixels, as coded. pixels: FFmpeg's name of the format.
-    rotation: degrees counter-clockwise, a multiple of 90, after the picture was turned upside down where `mirror` says
-    so. keyframes: how many. gop: most pictures from one keyframe to the next. timing: when they are shown. seeks:
-    whether the demuxer finds pictures by their timestamps. table: None where `fallback` says why packets cannot be fed.
+    frames: pictures in presentation order. bytes: size of the file. width, height: in pixels, as coded. pixels:
+    FFmpeg's name of the format. rotation: degrees counter-clockwise, a multiple of 90, after the picture was turned
+    upside down where `mirror` says so. keyframes: how many. gop: most pictures from one keyframe to the next. timing:
+    when they are shown. seeks: whether the demuxer finds pictures by their timestamps. table: None where `fallback`
+    says why packets cannot be fed.
     """
 
     frames: int
+    bytes: int
     width: int
     height: int
     codec: str
@@ -89,6 +91,7 @@ def scan(place: Place) -> Scan | None:
     seeks = timing.pts_step > 0 and (table is not None or (not seen.damaged and _seeks_well(place, seen, timing)))
     return Scan(
         len(seen.rows),
+        rows.file_bytes,
         seen.width,
         seen.height,
         codec,
@@ -140,7 +143,7 @@ class _Rows:
         self._codec = codec
         self._nal_length = length_bytes(codec, extradata)
         self._window = Window(source)
-        self._file_bytes = source.size
+        self.file_bytes = source.size
         self._packed = False
         self._fallback = ""
         self.pts: list[int | None] = []
@@ -185,7 +188,7 @@ class _Rows:
         flags_P[silent] &= ~np.uint8(KEY | IDR | NONREF)  # a repeat marker of one byte may be called a key
         table = PacketTable(
             coding,
-            self._file_bytes,
+            self.file_bytes,
             np.array(self._offsets, np.int64),
             np.array(self._sizes, np.int32),
             presentation_order(rows_R, self.pts),

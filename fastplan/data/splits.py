@@ -12,7 +12,7 @@ import numpy.typing as npt
 from platformdirs import user_cache_path
 
 from fastplan.config import DataConfig
-from fastplan.data.index import VideoIndex, build_index, carve
+from fastplan.data.index import VideoIndex, build_index
 from fastplan.data.lists import read_videos
 from fastplan.data.synthetic import TASKS, make_task, task_folder
 from fastplan.errors import UserError
@@ -41,7 +41,7 @@ def open_splits(data: DataConfig, *, holdout: float, seed: int, threads: int, pr
 
     def index_of(source: Path, title: str) -> VideoIndex:
         listed = read_videos(source, group_pattern=data.group_pattern)
-        step = progress(f"Probing {title}", len(listed.paths))
+        step = progress(f"Probing {title}", listed.files)
         return build_index(listed, cache_dir=cache / "index", threads=threads, on_video=step)
 
     if data.train is None:
@@ -73,6 +73,36 @@ def open_splits(data: DataConfig, *, holdout: float, seed: int, threads: int, pr
                 f"{', '.join(train.classes[:5])}...: they must be the same, in the same order"
             )
     return Splits(train, val, test, origin)
+
+
+def carve(
+    index: VideoIndex, fraction: float, *, seed: int, purpose: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Positions (kept, held out) of a split that never parts a group.
+
+    Ungrouped videos are held out class by class, groups as wholes in an order drawn from the seed, until at least
+    `fraction` of the videos is out. Raises `UserError` where a class would vanish from either side of the split.
+    """
+    rng = np.random.default_rng([seed, *purpose.encode()])
+    groups = np.array(index.groups)
+    out = np.zeros(len(index), bool)
+    grouped = len(set(index.groups)) < len(index)
+    pools = [np.arange(len(index))] if grouped else [np.flatnonzero(index.labels_N == k) for k in set(index.labels_N)]
+    for pool in pools:
+        wanted = max(round(fraction * len(pool)), 1)
+        for group in rng.permutation(np.unique(groups[pool])):
+            if out[pool].sum() >= wanted:
+                break
+            out[pool] |= groups[pool] == group
+    for side, members in (("training", ~out), (purpose, out)):
+        missing = set(range(len(index.classes))) - set(index.labels_N[members].tolist())
+        if missing and (side == "training" or grouped):
+            name = index.classes[min(missing)]
+            raise UserError(
+                f"holding out {fraction:g} of the videos for {purpose} leaves none of class '{name}' for {side}: "
+                "give more videos, another seed, or a list of its own (--val)"
+            )
+    return np.flatnonzero(~out), np.flatnonzero(out)
 
 
 def cache_dir(data: DataConfig) -> Path:

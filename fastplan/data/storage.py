@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 import fsspec
 
+from fastplan.data.pictures import picture_files
+
 _BUFFER_BYTES = 1 << 18
 
 
@@ -28,13 +30,15 @@ class Place(NamedTuple):
     """The bytes of one video.
 
     path: names the video. shard: the tar file that holds it, empty where the video is a file of its own; then `begin`
-    and `size` are its bytes in the shard. Paths with `://` are opened by fsspec.
+    and `size` are its bytes in the shard. Paths with `://` are opened by fsspec. first_picture: where `path` is the
+    pattern of a folder of pictures, the number of the first; else None.
     """
 
     path: str
     shard: str = ""
     begin: int = 0
     size: int = 0
+    first_picture: int | None = None
 
     @contextmanager
     def open(self) -> Iterator[ByteRange]:
@@ -56,6 +60,12 @@ class Place(NamedTuple):
         with self.open() as source, io.BufferedReader(_Stream(source), _BUFFER_BYTES) as stream:
             yield stream
 
+    def absolute(self) -> "Place":
+        """The same place from whatever folder one looks."""
+        if is_remote(self.shard or self.path):
+            return self
+        return self._replace(path=os.path.abspath(self.path), shard=self.shard and os.path.abspath(self.shard))
+
     def stamp(self) -> str:
         """Changes when the file does; empty where there is none."""
         file = self.shard or self.path
@@ -63,6 +73,9 @@ class Place(NamedTuple):
             if is_remote(file):
                 filesystem, name = fsspec.core.url_to_fs(file)
                 return str(filesystem.ukey(name))
+            if self.first_picture is not None:
+                seen = [(status.st_size, status.st_mtime_ns) for status in picture_files(file)]
+                return f"{sum(size for size, _ in seen)} {max(time for _, time in seen)}" if seen else ""
             status = os.stat(file)
         except OSError:
             return ""

@@ -1,5 +1,6 @@
 """When the pictures of a video are shown: as far as its container says it, and what follows from that."""
 
+import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -48,14 +49,16 @@ class Timing:
 def frames_between(
     begin_s: float, end_s: float, *, frames: int, fps: float, unit_s: float, pts_R: npt.NDArray[np.int64]
 ) -> tuple[int, int]:
-    """(first, stop) of the frames shown in [begin_s, end_s), counted from the first picture; at least one frame."""
+    """(first, stop) of the frames shown in [begin_s, end_s), counted from the first picture; stop <= first for none.
+
+    By timestamps where there are any, else by the frame rate.
+    """
     if len(pts_R):
         times_R = (pts_R - pts_R[0]) * unit_s
         first, stop = np.searchsorted(times_R, (begin_s - _JITTER_S / 2, end_s - _JITTER_S / 2)).tolist()
     else:
-        first, stop = round(begin_s * fps), round(end_s * fps)
-    first = min(max(first, 0), frames - 1)
-    return first, max(min(stop, frames), first + 1)
+        first, stop = (math.ceil((time_s - _JITTER_S / 2) * fps) for time_s in (begin_s, end_s))
+    return max(first, 0), min(stop, frames)
 
 
 def _regular(pts: list[int | None]) -> tuple[int, int]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastplan.data.index import BadVideo, VideoIndex, VideoInfo, build_index, carve, probe
+from fastplan.data.index import BadVideo, VideoIndex, VideoInfo, build_index, probe
 from fastplan.data.lists import read_videos
+from fastplan.data.splits import carve
 from fastplan.errors import UserError
 
 

@@ -1,17 +1,11 @@
 """The packet table: packing, planning by rules on a hand-made open group, and its place in the index cache."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from test_decode_exact import H264, write
 
-from fastplan.data import index as index_module
 from fastplan.data.bitstream import is_idr, is_nonref, length_bytes, split_vops
-from fastplan.data.decode import decode_clip
-from fastplan.data.index import VideoInfo, build_index, probe
-from fastplan.data.lists import VideoList
 from fastplan.data.packets import DISCARD, IDR, KEY, NONREF, PICTURE, Coding, PacketTable, Run
 
 CODING = Coding("h264", "", "0164", 96, 64, (1, 2, 2, 2), False)
@@ -27,17 +21,6 @@ def open_group() -> PacketTable:
         order_P=np.array([0, 2, 1, 4, 3, 6, 5], np.int32),
         flags_P=np.array([KEY | IDR, 0, NONREF, KEY, NONREF, 0, NONREF], np.uint8) | np.uint8(PICTURE),
     )
-
-
-def test_a_table_survives_packing() -> None:
-    table = open_group()
-    again = PacketTable.unpack(table.pack())
-    assert (again.coding, again.file_bytes) == (table.coding, table.file_bytes)
-    for name in ("offset_P", "size_P", "order_P", "flags_P"):
-        assert getattr(again, name).tolist() == getattr(table, name).tolist()
-        assert getattr(again, name).dtype == getattr(table, name).dtype
-    with pytest.raises(ValueError, match="damaged packet table"):
-        PacketTable.unpack(table.pack()[:-9])
 
 
 @pytest.mark.parametrize(
@@ -84,36 +67,3 @@ def test_bitstreams() -> None:
     vop_p, vop_b = b"\0\0\1\xb6\x50abcdefghijklmnop", b"\0\0\1\xb6\x90qrstuvwxyz"
     assert is_nonref("mpeg4", vop_b, 0) and not is_nonref("mpeg4", vop_p, 0) and not is_nonref("mpeg4", vop_b * 2, 0)
     assert split_vops(b"\0\0\1\xb0" + vop_p + vop_b) == [(0, 4 + len(vop_p)), (4 + len(vop_p), 4 + len(vop_p + vop_b))]
-
-
-def test_the_cache_keeps_tables_beside_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables come back byte for byte without a probe; without their file everything is probed again."""
-    names = [tmp_path / f"{name}.mp4" for name in ("a", "b")]
-    for path in names:
-        write(path, "libx264", frames=20, **H264)
-    listed = VideoList(tuple(names), (0, 1), ("a", "b"), ("x", "y"))
-    first = build_index(listed, cache_dir=tmp_path / "cache", threads=1)
-    probed: list[Path] = []
-
-    def counting(path: Path) -> object:
-        probed.append(path)
-        return probe(path)
-
-    monkeypatch.setattr(index_module, "probe", counting)
-    again = build_index(listed, cache_dir=tmp_path / "cache", threads=1)
-    assert again.videos == first.videos and all(video.table for video in again.videos) and not probed
-    assert (decode_clip(again.videos[1], np.arange(3)) == decode_clip(first.videos[1], np.arange(3))).all()
-    write(names[0], "libx264", frames=25, **H264)
-    assert build_index(listed, cache_dir=tmp_path / "cache", threads=1).videos[0].frames == 25
-    assert probed == [names[0]]
-    (tables,) = (tmp_path / "cache").glob("*.packets")  # the file of the former state is gone
-    tables.unlink()
-    assert [video.frames for video in build_index(listed, cache_dir=tmp_path / "cache", threads=1).videos] == [25, 20]
-    assert len(probed) == 3
-
-
-def test_tables_are_small(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp4"
-    write(path, "libx264", frames=240, **H264)
-    info = probe(path)
-    assert isinstance(info, VideoInfo) and info.table and len(info.table.pack()) < 8 * 240
