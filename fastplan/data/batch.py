@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastplan.clips import ClipSpec
 from fastplan.config import AugmentConfig
 from fastplan.data.dali import ClipPipeline, Decoder
-from fastplan.data.decode import decode_clip
+from fastplan.data.decode import decode_views
 from fastplan.data.index import VideoIndex
 from fastplan.data.sampling import EpochSamples
 
@@ -190,7 +190,7 @@ class ClipLoader:
             with video.place.open() as whole:
                 source = np.frombuffer(whole.read(0, whole.size), np.uint8)
         else:
-            source = decode_clip(video, frames_T, crop, size=size)
+            source = decode_views(video, frames_T[None], crop[None], size=size)[0]
         if keep and source.nbytes <= self._keep_bytes:
             self._keep_bytes -= source.nbytes
             self._kept[key] = source

@@ -5,7 +5,7 @@ decoder is fed the packets that the clip needs and no others; else the demuxer s
 or counts from the beginning. Decoding releases the interpreter lock, so threads decode in parallel, one clip each.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import av
 import numpy as np
@@ -22,43 +22,69 @@ class DecodeError(UserError):
     """A video that was readable when it was indexed no longer gives the frames it should."""
 
 
-def decode_clip(
-    video: VideoInfo, frames_T: npt.NDArray[np.integer], crop: Sequence[float] | None = None, *, size: int = 0
-) -> npt.NDArray[np.uint8]:
-    """Decode the frames at `frames_T` (any order, repeats allowed) as uint8 [T, height, width, 3], RGB.
+def decode_clip(video: VideoInfo, frames_T: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+    """Decode the frames at `frames_T` (any order, repeats allowed) as uint8 [T, height, width, 3], RGB, uncropped.
 
     Frames are counted from `video.first`, so those of a part begin with 0.
-    crop: left, top, right, bottom as fractions of the picture as shown, rounded as in `crop_box`; it is then scaled to
-    `size` x `size` pixels. Without it the whole picture comes at its own size.
     Raises `DecodeError` where the file is gone, broken, changed, or has fewer frames than are asked for.
     """
-    places: dict[int, list[int]] = {}
-    for place, index in enumerate((frames_T + video.first).tolist()):
-        places.setdefault(index, []).append(place)
-    if places and not (min(frames_T) >= 0 and max(frames_T) < video.frames):
-        raise DecodeError(f"{video.path}: frames {min(frames_T)} to {max(frames_T)} of {video.frames} are asked for")
-    convert: Converter
-    if crop is None:
-        height, width = video.height, video.width
-        convert = WholePicture(*((height, width) if video.rotation in (90, 270) else (width, height)))
-    else:
-        height = width = size
-        convert = Cropper(crop, size, rotation=video.rotation, mirror=video.mirror)
-    clip_THWC = np.empty((len(frames_T), height, width, 3), np.uint8)
+    turned = video.rotation in (90, 270)
+    whole = WholePicture(video.height if turned else video.width, video.width if turned else video.height)
+    clip_THWC = np.empty((len(frames_T), video.height, video.width, 3), np.uint8)
+    _decode(video, frames_T[None], [(whole, clip_THWC[None], [0])])
+    return clip_THWC
+
+
+def decode_views(
+    video: VideoInfo, frames_VT: npt.NDArray[np.integer], crops_V4: npt.NDArray[np.floating], *, size: int
+) -> npt.NDArray[np.uint8]:
+    """Decode V views of one video in one pass, each cropped and scaled, as uint8 [V, T, size, size, 3], RGB.
+
+    crops_V4: left, top, right, bottom as fractions of the picture as shown, rounded as in `crop_box`. Frames and errors
+    as in `decode_clip`.
+    """
+    views_of: dict[tuple[float, ...], list[int]] = {}
+    for view, crop in enumerate(crops_V4.tolist()):
+        views_of.setdefault(tuple(crop), []).append(view)
+    clips_VTHWC = np.empty((*frames_VT.shape, size, size, 3), np.uint8)
+    outputs = [
+        (Cropper(crop, size, rotation=video.rotation, mirror=video.mirror), clips_VTHWC, views)
+        for crop, views in views_of.items()
+    ]
+    _decode(video, frames_VT, outputs)
+    return clips_VTHWC
+
+
+def _decode(
+    video: VideoInfo,
+    frames_VT: npt.NDArray[np.integer],
+    outputs: Sequence[tuple[Converter, npt.NDArray[np.uint8], list[int]]],
+) -> None:
+    """Write every frame to its places in (picture, clips, the views that look like this) of `outputs`."""
+    if frames_VT.size and not (frames_VT.min() >= 0 and frames_VT.max() < video.frames):
+        asked = f"frames {frames_VT.min()} to {frames_VT.max()} of {video.frames}"
+        raise DecodeError(f"{video.path}: {asked} are asked for")
+    places: dict[int, dict[int, list[int]]] = {}
+    for view, frames_T in enumerate((frames_VT + video.first).tolist()):
+        for place, index in enumerate(frames_T):
+            places.setdefault(index, {}).setdefault(view, []).append(place)
     try:
         for index, frame in _frames(video, places):
-            if index in places:
-                clip_THWC[places.pop(index)] = upright(convert(frame), video.rotation, mirror=video.mirror)
+            wanted = places.pop(index, {})
+            for picture, clips_VTHWC, views in outputs:
+                if seen := [view for view in views if view in wanted]:
+                    picture_HWC = upright(picture(frame), video.rotation, mirror=video.mirror)
+                    for view in seen:
+                        clips_VTHWC[view, wanted[view]] = picture_HWC
             if not places:
                 break
     except (OSError, av.FFmpegError, ValueError) as error:
         raise DecodeError(f"{video.path}: {error}") from error
     if places:
         raise DecodeError(f"{video.path}: frame {min(places) - video.first} of {video.frames} does not decode any more")
-    return clip_THWC
 
 
-def _frames(video: VideoInfo, places: dict[int, list[int]]) -> Iterator[tuple[int, av.VideoFrame]]:
+def _frames(video: VideoInfo, places: Collection[int]) -> Iterator[tuple[int, av.VideoFrame]]:
     if not places:
         return iter(())
     if video.codec == PICTURES:

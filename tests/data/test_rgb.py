@@ -14,7 +14,7 @@ import pytest
 from nvidia.dali import fn, types  # noqa: TID251
 from test_decode_exact import H264, MADE, REAL, TURNS, write, write_matrix
 
-from fastplan.data.decode import decode_clip
+from fastplan.data.decode import decode_clip, decode_views
 from fastplan.data.index import VideoInfo, probe
 from fastplan.data.rgb import crop_box
 from fastplan.data.video import no_table
@@ -44,10 +44,14 @@ def resize() -> Resize:
     return run
 
 
+def cropped(video: VideoInfo, frames_T: np.ndarray, crop: tuple[float, ...], size: int) -> np.ndarray:
+    return decode_views(video, frames_T[None], np.array([crop]), size=size)[0]
+
+
 def assert_close(video: VideoInfo, frames_T: np.ndarray, resize: Resize) -> None:
     whole_THWC = decode_clip(video, frames_T)
     for crop, size in CROPS:
-        found = decode_clip(video, frames_T, crop, size=size)
+        found = cropped(video, frames_T, crop, size)
         assert found.shape == (len(frames_T), size, size, 3)
         away = np.abs(found.astype(int) - resize(whole_THWC, crop_box(crop, video.width, video.height), size))
         assert away.mean() <= MEAN and np.percentile(away, 99) <= MOST, f"crop {crop}: mean {away.mean():.2f}"
@@ -86,9 +90,23 @@ def test_order_repeats_and_the_way_of_reading_change_no_pixel(tmp_path: Path) ->
     video = probe(path)
     assert isinstance(video, VideoInfo) and video.table is not None
     crop, frames_T = (0.1, 0.2, 0.9, 0.7), np.array([31, 4, 4, 47, 5])
-    ordered = decode_clip(video, np.arange(50), crop, size=40)
-    assert (decode_clip(video, frames_T, crop, size=40) == ordered[frames_T]).all()
-    assert (decode_clip(replace(video, load_table=no_table), frames_T, crop, size=40) == ordered[frames_T]).all()
+    ordered = cropped(video, np.arange(50), crop, 40)
+    assert (cropped(video, frames_T, crop, 40) == ordered[frames_T]).all()
+    assert (cropped(replace(video, load_table=no_table), frames_T, crop, 40) == ordered[frames_T]).all()
+
+
+def test_views_of_one_pass_are_those_of_many(tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    write(path, "libx264", **H264, bf="3")
+    video = probe(path)
+    assert isinstance(video, VideoInfo)
+    left, right = (0.0, 0.0, 0.6, 1.0), (0.4, 0.0, 1.0, 1.0)
+    crops = (left, right, left, left)
+    frames_VT = np.array([[3, 4, 5, 6], [3, 4, 5, 6], [40, 5, 5, 49], [3, 4, 5, 6]])
+    clips = decode_views(video, frames_VT, np.array(crops), size=32)
+    for view, (frames_T, crop) in enumerate(zip(frames_VT, crops, strict=True)):
+        assert (clips[view] == cropped(video, frames_T, crop, 32)).all()
+    assert (clips[0] != clips[1]).any()
 
 
 @pytest.mark.parametrize(
