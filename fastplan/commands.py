@@ -16,6 +16,7 @@ from fastplan.doctor import environment
 from fastplan.errors import UserError
 from fastplan.launch import Task, save_run
 from fastplan.models.networks import build_network
+from fastplan.ops import set_kernels
 from fastplan.planner.arrivals import Outcome, Reached
 from fastplan.planner.journal import Journal
 from fastplan.planner.plans import Plan
@@ -106,6 +107,7 @@ def _test_network(
         )
     network = build_network(content["name"], len(index.classes)).to(precision.device)
     network.load_state_dict(content["weights"])
+    set_kernels(network, config.kernels)
     loader = ClipLoader(
         index,
         config.data.augment,
@@ -139,7 +141,7 @@ def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, s
         ("device", f"{runner.device}: {runner.device_why}"),
         ("loader", "one DALI pipeline per split, another clip regime needs no rebuild"),
         ("decoder", runner.decoder_why),
-        ("kernels", "PyTorch operators on channels-last views"),
+        ("kernels", runner.kernels.line),
         ("precision", f"{runner.precision.name}: {runner.precision.why}"),
         ("network", f"{runner.config.network.name}, {runner.parameters:,} parameters"),
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fastplan.errors import UserError, nearest
 
@@ -170,7 +170,8 @@ class RunConfig(_Section):
     """Everything a run depends on.
 
     state_graph: a shipped name or a file. replay: a plan, shipped name or file, to train without a search; exact: for
-    exactly its epochs instead of ending each state at its own knee. device: where to train.
+    exactly its epochs instead of ending each state at its own knee. device: where to train. kernels: `auto` is the
+    Triton kernels on a GPU, `off` PyTorch's operators everywhere, `reference` the kernels' definitions in PyTorch.
     """
 
     state_graph: str | None = None
@@ -178,12 +179,18 @@ class RunConfig(_Section):
     exact: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    kernels: Literal["auto", "off", "reference"] = "auto"
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     plan: PlanConfig = PlanConfig()
     test: TestConfig = TestConfig()
+
+    @field_validator("kernels", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return "off" if value is False else value  # what YAML makes of a bare `off`
 
     def to_yaml(self) -> str:
         """The whole configuration, defaults included; `--config` reads it back."""

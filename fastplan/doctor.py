@@ -18,6 +18,8 @@ import torch
 from fastplan import __version__
 from fastplan.data.dali import cpu_decodes
 from fastplan.data.synthetic import write_grey
+from fastplan.ops import choose_kernels
+from fastplan.train.precision import choose_device
 
 _PACKAGES = ("torch", "triton", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "av", "numpy", "scipy", "numba")
 _ENCODERS = {
@@ -54,7 +56,7 @@ def examine() -> list[tuple[str, str]]:
     rows.append(("GPU", ", ".join(facts["gpus"]) or "none that PyTorch can use: training runs on the CPU"))
     rows.append(("NVDEC", _nvdec()))
     rows.append(("DALI on the CPU", _dali_codecs()))
-    rows.append(("kernels", "PyTorch operators"))
+    rows.append(("kernels", choose_kernels("auto", choose_device("auto")[0]).line))
     rows.append(("apex", _apex()))
     builds = [name for name in ("nvidia-dali-cuda120", "nvidia-dali-cuda130") if name in facts]
     if len(builds) == 2:

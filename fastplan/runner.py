@@ -18,6 +18,7 @@ from fastplan.data.index import VideoIndex
 from fastplan.data.splits import open_splits
 from fastplan.errors import UserError
 from fastplan.models.networks import build_network, network_spec
+from fastplan.ops import set_kernels
 from fastplan.planner.arrivals import Outcome, Reached
 from fastplan.planner.curve import KneeFit, Stop, choose_epoch, fit_knee, should_stop
 from fastplan.planner.journal import EpochRecord
@@ -58,6 +59,7 @@ class Runner:
         torch.manual_seed(config.seed)
         network = build_network(config.network.name, len(self.splits.train.classes), dropout=config.network.dropout)
         network.to(self.device)
+        self.kernels = set_kernels(network, config.kernels)
         self.parameters = sum(p.numel() for p in network.parameters())
         self._initial = {name: value.clone() for name, value in network.state_dict().items()}
         self.precision = choose_precision(config.train.precision, network, target.clip, target.batch_size, self.device)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import table
 from .launch import accumulate_type, check_activations, check_vectors, register, traceable
-from .norm import Norm, accumulate_dtype
+from .norm import Norm, accumulate_dtype, check_count
 from .reference import merge_over_ranks, update_running
 
 MERGE_ROWS, MERGE_CHANNELS = 32, 64
@@ -280,7 +280,7 @@ def bn_finalize(
     Updates the running statistics in place (momentum in 0..1, unbiased variance). ``group`` names a process
     group to merge over: one all-reduce of 2C + 1 numbers. Gradients reach weight_C and bias_C; the path
     through the statistics belongs to whichever operator applies the Norm. Raises ValueError when a vector's
-    shape or dtype does not fit.
+    shape or dtype does not fit, and for a single value per channel.
     """
     n, channels = sample_mean_NC.shape
     check_vectors(
@@ -290,11 +290,12 @@ def bn_finalize(
         weight_C=(weight_C, (channels,)),
         bias_C=(bias_C, (channels,)),
     )
+    check_count(n, positions, group)
     mean, m2, count = sample_mean_NC.detach(), sample_m2_NC.detach(), None
     if group:
         local = mean.mean(0)
         local_m2 = m2.sum(0) + positions * (mean - local).square().sum(0)
-        total = mean.new_tensor(float(positions * n))
+        total = mean.new_full((), positions * n)  # a fill: a host value would have to be copied
         mean, m2, count = merge_over_ranks(local, local_m2, total, group)
         mean, m2, count = mean[None], m2[None], count.reshape(1)
     scale, shift, mean, rstd, variance, inv_count = _bn_finalize_op(weight_C, bias_C, mean, m2, count, positions, eps)

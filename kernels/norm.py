@@ -50,6 +50,17 @@ def accumulate_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def check_count(samples: int, positions: int, group: str) -> None:
+    """Raise ValueError for statistics of a single value, as ``torch.nn.functional.batch_norm`` does.
+
+    The other ranks of a group are not asked.
+    """
+    if samples * positions == 1 and not group:
+        raise ValueError(
+            "bn_finalize: expected more than 1 value per channel when training, got one sample and position"
+        )
+
+
 def frozen_norm(running_mean_C: Tensor, running_var_C: Tensor, weight_C: Tensor, bias_C: Tensor, *, eps: float) -> Norm:
     """The Norm of an evaluation or frozen BN: running statistics, differentiable in weight and bias only."""
     rstd = torch.rsqrt(running_var_C.detach() + eps)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.distributed_c10d import _resolve_process_group
 
-from .norm import Context, Norm, accumulate_dtype, context_mlp, conv_operands
+from .norm import Context, Norm, accumulate_dtype, check_count, context_mlp, conv_operands
 from .taps import dense_kernel
 
 POSITIONS = (1, 2, 3)  # T, H, W of N,T,H,W,C
@@ -44,7 +44,8 @@ def bn_finalize(
     Updates the running statistics in place, the variance unbiased, as ``torch.nn.BatchNorm3d`` does. With
     ``group`` the statistics are those of all ranks. Gradients reach weight_C and bias_C.
     """
-    n, count = sample_mean_NC.shape[0], sample_mean_NC.new_tensor(float(positions))
+    n, count = sample_mean_NC.shape[0], sample_mean_NC.new_full((), positions)
+    check_count(n, positions, group)
     total = count * n
     mean = sample_mean_NC.mean(0)
     m2 = sample_m2_NC.sum(0) + count * (sample_mean_NC - mean).square().sum(0)
@@ -149,11 +150,17 @@ def tap_gemm(
 
 
 def tap_gemm_fork(
-    x_NTHWC: Tensor, weight_KIO: Tensor, *, stats: bool = False, stride: int = 1
+    x_NTHWC: Tensor,
+    weight_KIO: Tensor,
+    *,
+    bias_C: Tensor | None = None,
+    relu: bool = False,
+    stats: bool = False,
+    stride: int = 1,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
     """`tap_gemm` and x itself, for the branch that shares x with the convolution."""
     x, w, _ = conv_operands(x_NTHWC, weight_KIO, None)
-    return (*tap_gemm(x, w, stats=stats, stride=stride), x)
+    return (*tap_gemm(x, w, bias_C=bias_C, relu=relu, stats=stats, stride=stride), x)
 
 
 def affine(x_NTHWC: Tensor, norm: Norm) -> Tensor:

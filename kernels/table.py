@@ -22,8 +22,8 @@ class Fused(NamedTuple):
     reason: str
 
 
-def use_fused(op: str, *, inputs: int, outputs: int, taps: int = 1, stride: int = 1) -> Fused:
-    """Fused or composed, for an operator of `fused` on ``inputs`` -> ``outputs`` channels.
+def use_fused(op: str, *, inputs: int, outputs: int, taps: int = 1, stride: int = 1, itemsize: int = 2) -> Fused:
+    """Fused or composed, for an operator of `fused` on ``inputs`` -> ``outputs`` channels of ``itemsize`` bytes.
 
     The predictions behind it: passes over memory are what the kernels save, so the element-wise operators
     always pay; a GEMM pays while its convolution is bound by bytes, that is at low FLOP per byte; where it is
@@ -38,18 +38,20 @@ def use_fused(op: str, *, inputs: int, outputs: int, taps: int = 1, stride: int 
         return Fused(False, f"{inputs} -> {outputs} channels are no multiples of 16")
     if stride != 1:
         return Fused(False, "prediction: the stride-2 gradient kernel wastes three quarters of its products")
-    flop_per_byte = taps * inputs * outputs / (inputs + outputs)  # 2 * taps * i * o FLOP, (i + o) * 2 bytes
-    if flop_per_byte > BREAK_EVEN_FLOP_PER_BYTE:
-        return Fused(False, f"prediction: {flop_per_byte:.0f} FLOP per byte, cuDNN is bound by FLOPs and faster")
-    return Fused(True, f"prediction: {flop_per_byte:.0f} FLOP per byte, bound by memory")
+    flop_per_byte = 2 * taps * inputs * outputs / ((inputs + outputs) * itemsize)
+    break_even = BREAK_EVEN_FLOP_PER_BYTE if itemsize < 4 else BREAK_EVEN_FP32
+    if flop_per_byte > break_even:
+        return Fused(False, f"prediction: {round(flop_per_byte)} FLOP per byte, cuDNN is bound by FLOPs and faster")
+    return Fused(True, f"prediction: {round(flop_per_byte)} FLOP per byte, bound by memory")
 
 
 ELEMENTWISE = ("channel_stats", "bn_finalize", "bn_relu_apply", "bn_gc_add_relu", "bn_relu_maxpool")
 GEMMS = ("tap_gemm", "tap_gemm_fork")
 # An H100 has 266 FLOP per byte (798 TFLOP/s over 3.0 TB/s, its data sheet's dense bf16 and a usual copy
 # rate); a Triton GEMM with pointer loads is taken to reach two thirds of the matrix rate, and a fused one
-# needs no more than its bytes.
+# needs no more than its bytes. In fp32 the kernels use no matrix units (TF32 has 10 bits): 67 TFLOP/s.
 BREAK_EVEN_FLOP_PER_BYTE = 266 * 2 / 3
+BREAK_EVEN_FP32 = 22 * 2 / 3
 
 
 class Rows(NamedTuple):

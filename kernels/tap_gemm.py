@@ -224,14 +224,14 @@ def _tap_gemm_op(
         x, w, y, stride, False, scale=scale, shift=shift, bias=bias, residual=added, relu=relu, stats=stats
     )
     if not stats:
-        return y, first.sum(1), second.sum(1)
+        return y, first.flatten(0, 1), second.flatten(0, 1)  # [0, C]
     return y, *merge_tiles(first, second, rows, positions_of(y))
 
 
 @_tap_gemm_op.register_fake
 def _(x, w, bias, residual, scale, shift, mean, rstd, inv_count, group, stride, add_input, relu, stats):
     y = x.new_empty(output_shape(x, w.shape[2], stride))
-    statistics = x.new_empty((x.shape[0], w.shape[2]), dtype=accumulate_dtype(x))
+    statistics = x.new_empty((x.shape[0] if stats else 0, w.shape[2]), dtype=accumulate_dtype(x))
     return y, statistics, torch.empty_like(statistics)
 
 
@@ -248,17 +248,19 @@ def tap_dgrad(
     """Gradient with respect to the convolution's input, in x's shape, plus ``residual``.
 
     With scale and shift it is masked where the prologue's ReLU was closed, and the second and third results
-    are the gradients of scale and shift [C]; otherwise these are zeros.
+    are the gradients of scale and shift [C]; otherwise these are empty.
     """
     dx = torch.empty_like(x)
     raw = None if scale is None else x
     sums = _launch(g, w, dx, stride, True, scale=scale, shift=shift, residual=residual, raw=raw)
+    if raw is None:
+        return dx, sums[1].flatten(), sums[0].flatten()
     return dx, sums[1].sum((0, 1)), sums[0].sum((0, 1))
 
 
 @tap_dgrad.register_fake
 def _(g, w, x, scale, shift, residual, stride):
-    out = x.new_empty(x.shape[-1], dtype=accumulate_dtype(x))
+    out = x.new_empty(0 if scale is None else x.shape[-1], dtype=accumulate_dtype(x))
     return torch.empty_like(x), out, torch.empty_like(out)
 
 
@@ -273,9 +275,7 @@ def _setup(ctx, inputs, output):
 def _backward(ctx, g, _mean_grad, _m2_grad):
     x, w, y, scale, shift, mean, rstd, inv_count = ctx.saved_tensors
     needs_x, needs_w, needs_bias, needs_residual, needs_scale, needs_shift = ctx.needs_input_grad[:6]
-    g = g.contiguous()
-    if y is not None:
-        g = torch.where(y <= 0, 0.0, g)
+    g = masked(g, y)
     dx = dw = dbias = dscale = dshift = None
     if needs_x or needs_scale or needs_shift:
         dx, dscale, dshift = tap_dgrad(g, w, x, scale, shift, g if ctx.add_input else None, ctx.stride)
@@ -287,7 +287,7 @@ def _backward(ctx, g, _mean_grad, _m2_grad):
     if needs_w:
         dw = wgrad(x, g, scale, shift, w.shape[0], ctx.stride).to(w.dtype)
     if needs_bias and ctx.has_bias:
-        dbias = g.sum((0, 1, 2, 3), dtype=accumulate_dtype(g))
+        dbias = bias_gradient(g)
     dresidual = g if needs_residual else None
     return dx if needs_x else None, dw, dbias, dresidual, dscale, dshift, *(None,) * 8
 
@@ -331,6 +331,16 @@ def tap_gemm(
     vectors = norm if norm is not None else (None,) * 5 + ("",)
     y, mean, m2 = _tap_gemm_op(x, w, bias_C, residual, *vectors, stride, add_input, relu, stats)
     return (y, mean, m2) if stats else (y, None, None)
+
+
+def masked(g: Tensor, y: Tensor | None) -> Tensor:
+    """The output's gradient before the epilogue's ReLU, whose result is y; None stands for no ReLU."""
+    return g.contiguous() if y is None else torch.where(y <= 0, 0.0, g).contiguous()
+
+
+def bias_gradient(g: Tensor) -> Tensor:
+    """Gradient of a bias [C]."""
+    return g.sum((0, 1, 2, 3), dtype=accumulate_dtype(g))
 
 
 def check_convolution(op: str, x_NTHWC: Tensor, weight_KIO: Tensor, stride: int) -> None:

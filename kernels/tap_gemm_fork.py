@@ -11,39 +11,47 @@ from torch import Tensor
 
 from .launch import check_activations
 from .norm import conv_operands
-from .tap_gemm import check_convolution, tap_dgrad, tap_gemm
+from .tap_gemm import bias_gradient, check_convolution, masked, tap_dgrad, tap_gemm
 from .tap_wgrad import wgrad
 
 
 class _Fork(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, w, stats, stride):
+    def forward(ctx, x, w, bias, relu, stats, stride):
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, w)
-        ctx.stride = stride
-        y, mean, m2 = tap_gemm(x, w, stats=stats, stride=stride)
+        y, mean, m2 = tap_gemm(x, w, bias_C=bias, relu=relu, stats=stats, stride=stride)
+        ctx.save_for_backward(x, w, y if relu else None)
+        ctx.stride, ctx.has_bias = stride, bias is not None
         if stats:
             ctx.mark_non_differentiable(mean, m2)
         return y, mean, m2, x.view_as(x)
 
     @staticmethod
     def backward(ctx, g, _mean_grad, _m2_grad, g_identity):
-        x, w = ctx.saved_tensors
+        x, w, y = ctx.saved_tensors
         if g is None:
-            return g_identity, None, None, None
-        g, dx, dw = g.contiguous(), None, None
+            return g_identity, *(None,) * 5
+        g, dx, dw, dbias = masked(g, y), None, None, None
         if ctx.needs_input_grad[0]:
             residual = None if g_identity is None else g_identity.contiguous()
             dx = tap_dgrad(g, w, x, None, None, residual, ctx.stride)[0]
         if ctx.needs_input_grad[1]:
             dw = wgrad(x, g, None, None, w.shape[0], ctx.stride).to(w.dtype)
-        return dx, dw, None, None
+        if ctx.has_bias and ctx.needs_input_grad[2]:
+            dbias = bias_gradient(g)
+        return dx, dw, dbias, None, None, None
 
 
 def tap_gemm_fork(
-    x_NTHWC: Tensor, weight_KIO: Tensor, *, stats: bool = False, stride: int = 1
+    x_NTHWC: Tensor,
+    weight_KIO: Tensor,
+    *,
+    bias_C: Tensor | None = None,
+    relu: bool = False,
+    stats: bool = False,
+    stride: int = 1,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-    """``(*tap_gemm(x, weight, stats=..., stride=...), x)``; use the last result wherever else x is needed.
+    """``(*tap_gemm(x, weight, ...), x)``; use the last result wherever else x is needed.
 
     Forks chain: a downsample convolution may fork again. Autocast and errors are those of `tap_gemm`; under
     autocast the last result has the autocast dtype.
@@ -51,4 +59,4 @@ def tap_gemm_fork(
     x, w, _ = conv_operands(x_NTHWC, weight_KIO, None)
     check_activations("tap_gemm_fork", x_NTHWC=x)
     check_convolution("tap_gemm_fork", x, w, stride)
-    return _Fork.apply(x, w, stats, stride)
+    return _Fork.apply(x, w, bias_C, relu, stats, stride)

@@ -3,6 +3,9 @@
 Every 3 x 3 x 3 convolution is a spatial one, s, and a temporal one, t, joined in one of three ways:
 A (serial) relu(bn(t(s(x)))), B (parallel) relu(bn(s(x) + t(x))), C (serial residual) y = relu(bn(s(x))),
 relu(y + t(y)). A block adds the global context of its output to every position together with the identity.
+
+`forward` is the definition. Where `ops.set_kernels` has given a block `operators`, it computes the same by `fused`,
+with fewer passes over memory: there a BatchNorm is no layer but something that the next reader applies.
 """
 
 from typing import Literal
@@ -12,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastplan.models.layers import BatchNorm, SpatialConv, TemporalConv
+from fastplan.ops import Fusable, Lazy, Operators
 
 Kind = Literal["A", "B", "C"]
 
@@ -58,8 +62,17 @@ class PseudoConv(nn.Module):
             y = y + self.t(y)
         return F.relu(y) if self.relu else y
 
+    def fused(self, ops: Operators, x: Lazy, *, pooled: bool = False) -> Lazy:
+        """The same; a last BatchNorm is still to be applied. pooled: its mean per sample will be asked for."""
+        if self.kind == "A":
+            return ops.conv_bn(self.t, self.bn, ops.conv(self.s, x), relu=self.relu, pooled=pooled)
+        if self.kind == "B":
+            return ops.sum_bn(self.s, self.t, self.bn, x, relu=self.relu, pooled=pooled)
+        y = ops.conv_bn(self.s, self.bn, x, relu=self.relu)
+        return ops.add_conv(self.t, y, relu=self.relu, pooled=pooled)
 
-class Bottleneck(nn.Module):
+
+class Bottleneck(Fusable):
     """1x1x1, pseudo-3D convolution, 1x1x1 to four times `planes`.
 
     width: channels inside the block; `planes` in a ResNet, more in a wide one or, in `groups`, in a ResNeXt.
@@ -82,12 +95,20 @@ class Bottleneck(nn.Module):
 
     def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """[N, C, T, H, W] to [N, 4 * planes, T, H / stride, W / stride]."""
+        if self.operators is not None:
+            return self.fused(self.operators, x_NCTHW)
         y = F.relu(self.bn1(self.conv1(x_NCTHW)))
         y = self.bn3(self.conv3(self.conv2(y)))
         return F.relu(y + self.context(y) + self.downsample(x_NCTHW))
 
+    def fused(self, ops: Operators, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """The same in fewer passes."""
+        y, x = ops.fork_bn(self.conv1, self.bn1, ops.enter(x_NCTHW))
+        y = ops.conv_bn(self.conv3, self.bn3, self.conv2.fused(ops, y), relu=False, pooled=True)
+        return ops.end(y, _fused_identity(ops, self.downsample, x), self.context.fc1, self.context.fc2)
 
-class Basic(nn.Module):
+
+class Basic(Fusable):
     """Two pseudo-3D convolutions of `planes` channels, which are its `width` too."""
 
     expansion = 1
@@ -105,8 +126,16 @@ class Basic(nn.Module):
 
     def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """[N, C, T, H, W] to [N, planes, T, H / stride, W / stride]."""
+        if self.operators is not None:
+            return self.fused(self.operators, x_NCTHW)
         y = self.conv2(self.conv1(x_NCTHW))
         return F.relu(y + self.context(y) + self.downsample(x_NCTHW))
+
+    def fused(self, ops: Operators, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """The same in fewer passes."""
+        x = ops.enter(x_NCTHW)
+        y = self.conv2.fused(ops, self.conv1.fused(ops, x), pooled=True)
+        return ops.end(y, _fused_identity(ops, self.downsample, x), self.context.fc1, self.context.fc2)
 
 
 def downsample(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -114,3 +143,11 @@ def downsample(inputs: int, outputs: int, stride: int) -> nn.Module:
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     return nn.Sequential(SpatialConv(inputs, outputs, 1, stride=stride), BatchNorm(outputs))
+
+
+def _fused_identity(ops: Operators, projection: nn.Module, x: Lazy) -> Lazy:
+    """`downsample` of x, its BatchNorm still to be applied."""
+    if isinstance(projection, nn.Sequential):
+        conv, bn = projection
+        return ops.conv_bn(conv, bn, x, relu=False)  # type: ignore[arg-type]
+    return x

@@ -15,6 +15,7 @@ from torch import nn
 from fastplan.models.blocks import Basic, Bottleneck, GlobalContext
 from fastplan.models.interface import VideoNetwork
 from fastplan.models.layers import BatchNorm, SpatialConv, StemConv, as_clips, as_frames
+from fastplan.ops import Fusable
 
 DUAL_POOL = 4
 
@@ -59,7 +60,7 @@ class DGP3DSpec:
         return DGP3D(self, classes, dropout=dropout)
 
 
-class DGP3D(VideoNetwork):
+class DGP3D(VideoNetwork, Fusable):
     """Dual-head pseudo-3D residual network with global context.
 
     Clips [N, 3, T, H, W] give two logits [N, classes], one per head. T is a multiple of `spec.early_stride`.
@@ -89,14 +90,28 @@ class DGP3D(VideoNetwork):
     def forward(self, clips_NCTHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the two heads, each [N, classes]."""
         self.check_clips(clips_NCTHW)
-        x = F.relu(self.bn(self.deep(self.stem(clips_NCTHW))))
-        x = as_clips(F.max_pool2d(as_frames(x), 3, 2, 1), len(x))
+        x = self._bn_relu_pool(self.deep(self.stem(clips_NCTHW)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self._head(self.layer4(x), self.fc), self._head(self.layer4_dual(_pool_time(x)), self.fc_dual)
+        return self._head(self.layer4(x), self.fc), self._head(self.layer4_dual(self._pool_time(x)), self.fc_dual)
 
     def classifiers(self) -> tuple[nn.Linear, nn.Linear]:
         """The two last layers."""
         return self.fc, self.fc_dual
+
+    def _bn_relu_pool(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """The stem's BatchNorm, ReLU and spatial max-pool."""
+        if self.operators is not None:
+            return self.operators.bn_relu_pool(x_NCTHW, self.bn)
+        x_FCHW = as_frames(F.relu(self.bn(x_NCTHW)))
+        return as_clips(F.max_pool2d(x_FCHW, 3, 2, 1), len(x_NCTHW))
+
+    def _pool_time(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
+        """Temporal max-pool of 4, or of all there is where a short clip leaves fewer positions."""
+        n, c, t, h, w = x_NCTHW.shape
+        if self.operators is not None and t >= DUAL_POOL:
+            return self.operators.pool_time(x_NCTHW)
+        taps = min(DUAL_POOL, t)
+        return F.max_pool2d(x_NCTHW.reshape(n, c, t, h * w), (taps, 1)).unflatten(3, (h, w))
 
     def _head(self, x_NCTHW: torch.Tensor, fc: nn.Linear) -> torch.Tensor:
         return fc(self.dropout(x_NCTHW.mean((2, 3, 4))))
@@ -147,10 +162,3 @@ def _deep_stem(width: int) -> nn.Module:
         nn.ReLU(),
         SpatialConv(width, 2 * width, 3),
     )
-
-
-def _pool_time(x_NCTHW: torch.Tensor) -> torch.Tensor:
-    """Temporal max-pool of 4, or of all there is where a short clip leaves fewer positions."""
-    n, c, t, h, w = x_NCTHW.shape
-    taps = min(DUAL_POOL, t)
-    return x_NCTHW[:, :, : t // taps * taps].reshape(n, c, t // taps, taps, h, w).amax(3)

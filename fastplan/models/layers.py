@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastplan.ops import merged_batch_norm
+
 
 class SpatialConv(nn.Conv3d):
     """1 x k x k convolution, stride and padding in space only; k = 1 is the pointwise convolution."""
@@ -96,9 +98,13 @@ class FullConv(nn.Conv3d):
 
 
 class BatchNorm(nn.BatchNorm3d):
-    """BatchNorm over N, T, H, W that can be frozen: statistics and affine weights then stay as they are."""
+    """BatchNorm over N, T, H, W that can be frozen: statistics and affine weights then stay as they are.
+
+    group: name of the process group over which the batch's statistics are merged, empty for this process alone.
+    """
 
     frozen = False
+    group = ""
 
     def freeze(self, frozen: bool) -> None:
         """Freeze or thaw statistics and affine weights."""
@@ -114,6 +120,8 @@ class BatchNorm(nn.BatchNorm3d):
 
     def forward(self, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """Normalise; in training, with the batch's statistics, which also move the running ones."""
+        if self.group and self.training:
+            return merged_batch_norm(self, x_NCTHW)
         frames = F.batch_norm(
             as_frames(x_NCTHW),
             self.running_mean,

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 
 from fastplan.errors import UserError
 from fastplan.models.blocks import Bottleneck, PseudoConv
-from fastplan.models.dg_p3d import _pool_time
 from fastplan.models.networks import NETWORKS, build_network
 
 COUNTED = {  # on the authors' code, 400 classes
@@ -98,9 +97,10 @@ def test_a_block_is_its_formula(kind):
 
 def test_time_is_pooled_by_four_or_by_what_there_is():
     x = torch.arange(16.0).reshape(1, 1, 16, 1, 1)
-    assert _pool_time(x).flatten().tolist() == [3, 7, 11, 15]
-    assert _pool_time(x[:, :, :6]).flatten().tolist() == [3]
-    assert _pool_time(x[:, :, :2]).flatten().tolist() == [1]
+    pool_time = build_network("dg_p3d_tiny", 5)._pool_time
+    assert pool_time(x).flatten().tolist() == [3, 7, 11, 15]
+    assert pool_time(x[:, :, :6]).flatten().tolist() == [3]
+    assert pool_time(x[:, :, :2]).flatten().tolist() == [1]
 
 
 def test_the_motion_stem_begins_blind_to_still_pictures():

@@ -169,7 +169,7 @@ def test_reference_is_conv3d(taps, stride):
 def test_padding_is_of_the_activation():
     """relu(shift) is not zero: a prologue that pads x instead of the activation fails here."""
     x, v = torch.zeros(1, 1, 1, 1, 16), torch.ones(16)
-    norm = reference.bn_finalize(v[None] * 0, v[None], v, v, positions=1)
+    norm = reference.bn_finalize(v[None] * 0, v[None], v, v, positions=2)
     y = fused.tap_gemm(x, torch.ones(3, 16, 16), norm=norm)[0]
     assert torch.equal(y, torch.full_like(y, 16.0))
 
