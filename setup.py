@@ -20,6 +20,7 @@ setup(
         "fastplan.report",
         "fastplan.train",
         "fastplan.benchmarks",
+        "fastplan.benchmarks.gpu_check",
         "fastplan.configs",
         "fastplan.kernels",
     ],

@@ -1,5 +1,4 @@
-"""The cases of the kernel benchmark: an operator as the network uses it, eager PyTorch for the same, its
-bytes.
+"""The cases of the kernel benchmark: an operator in one place of the network, with its bytes and FLOP.
 
 Shapes are those of DG-P3D-50 with 16 clips of 16 frames at 224 px, where the stem leaves 4 frames.
 """
@@ -9,228 +8,226 @@ from types import ModuleType
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from fastplan.kernels.norm import Context, Norm
+from fastplan.benchmarks import kernel_pairs as pairs
+from fastplan.benchmarks.kernel_pairs import Inputs, Outputs
+from fastplan.kernels import table
 
-Inputs = dict[str, Tensor]
+Passes = tuple[float, float]
+Shape = tuple[int, int, int, int, int]
 
 
 class Case(NamedTuple):
-    """``passes_forward`` and ``passes_backward`` count reads and writes in units of the input, then of the
-    output.
+    """One operator in one place of the network.
+
+    op: its name in `fused` and in `table.use_fused`. shape: of x, N,T,H,W,C. extra: names of the other inputs. outputs:
+    channels of a convolution's output, 0 where the output has x's. forward, backward: passes over memory of the fused
+    operator, reads plus writes, in units of the input, then of the output.
     """
 
     name: str
-    shape: tuple[int, int, int, int, int]
-    outputs: int  # channels of a convolution's output; 0 where the output has x's shape
+    op: str
+    shape: Shape
     extra: tuple[str, ...]
-    function: Callable[[ModuleType, Inputs], Tensor]
-    eager: Callable[[Inputs], Tensor]
-    passes_forward: tuple[float, float]
-    passes_backward: tuple[float, float]
+    function: Callable[[ModuleType, Inputs], Outputs]
+    eager: Callable[[Inputs], Outputs]
+    forward: Passes
+    backward: Passes
+    outputs: int = 0
     taps: int = 1
+    stride: int = 1
     # A pool is checked in fp32: rounding to bf16 makes ties, and ties choose other winners than an fp64
     # reference.
     check_dtype: torch.dtype | None = None
 
-    def inputs(self, samples: int, device: torch.device, dtype: torch.dtype) -> Inputs:
+    def inputs(self, device: torch.device, dtype: torch.dtype) -> Inputs:
         """Fresh random inputs: activations and packed weights in ``dtype``, vectors in fp32."""
-        shape, channels = (samples, *self.shape[1:]), self.shape[-1]
+        channels = self.shape[-1]
         wide = self.outputs or channels
 
         def normal(*size: int, of: torch.dtype = torch.float32) -> Tensor:
             return torch.randn(size, device=device).to(of)
 
-        values = {"x": normal(*shape, of=dtype)}
+        values = {"x": normal(*self.shape, of=dtype)}
         for name in self.extra:
             if name == "residual":
-                values[name] = normal(*shape[:-1], wide, of=dtype)
+                values[name] = normal(*self.shape[:-1], wide, of=dtype)
             elif name == "w":
                 values[name] = normal(self.taps, channels, wide, of=dtype) / (self.taps * channels) ** 0.5
             elif name == "context":
                 values |= {"fc1": normal(wide // 16, wide) / 8, "fc1_bias": normal(wide // 16)}
                 values |= {"fc2": normal(wide, wide // 16) / 8, "fc2_bias": normal(wide)}
+            elif name == "variance":
+                values[name] = normal(wide).square() + 0.5
             else:
                 values[name] = normal(channels if name in ("weight", "bias") else wide)
         return values
 
+    def at(self, samples: int, height: int, width: int, *, frames: int | None = None) -> "Case":
+        """The same at another size; a pool over time keeps its frames."""
+        frames = self.shape[1] if frames is None or self.name == "dual pool" else frames
+        return self._replace(shape=(samples, frames, height, width, self.shape[4]))
+
+    def label(self) -> str:
+        """Shape of x, and the output's channels where they differ."""
+        return "x".join(map(str, self.shape)) + (f"->{self.outputs}" if self.outputs else "")
+
     def predicted_bytes(self, dtype: torch.dtype, *, backward: bool) -> int:
         """Bytes that the fused operator must move; with ``backward`` those of both directions."""
-        positions = self.shape[0] * self.shape[1] * self.shape[2] * self.shape[3]
-        sizes = (positions * self.shape[4], positions * (self.outputs or self.shape[4]))
-        passes = [self.passes_forward, self.passes_backward] if backward else [self.passes_forward]
+        passes = [self.forward, self.backward] if backward else [self.forward]
+        sizes = (self._positions() * self.shape[4], self._places() * (self.outputs or self.shape[4]))
         elements = sum(count * size for pair in passes for count, size in zip(pair, sizes, strict=True))
         return int(elements * dtype.itemsize)
 
+    def flop(self, *, backward: bool) -> int:
+        """Of its convolution, a multiplication and an addition counted as two; 0 where it has none."""
+        if self.op not in table.GEMMS:
+            return 0
+        forward = 2 * self.taps * self._places() * self.shape[4] * (self.outputs or self.shape[4])
+        return 3 * forward if backward else forward
 
-def cases(tiny: bool) -> list[Case]:
-    """All cases; ``tiny`` keeps each but shrinks positions and channels."""
+    def prediction(self) -> table.Fused:
+        """What the dispatch table says of it today."""
+        outputs = self.outputs or self.shape[4]
+        return table.use_fused(self.op, inputs=self.shape[4], outputs=outputs, taps=self.taps, stride=self.stride)
+
+    def configurations(self) -> int:
+        """How many ranks of `table`'s candidates there are; each rank runs one candidate of every kernel involved."""
+        channels, outputs = self.shape[4], self.outputs or self.shape[4]
+        if self.op not in table.GEMMS:
+            return len(table.row_tiles(channels))
+        positions, places = self._positions() // self.shape[0], self._places() // self.shape[0]
+        tiles = table.gemm_tiles(channels, outputs, places), table.gemm_tiles(outputs, channels, positions)
+        return max(*map(len, tiles), len(table.wgrad_tiles(channels, outputs)))
+
+    def _positions(self) -> int:
+        n, t, h, w, _ = self.shape
+        return n * t * h * w
+
+    def _places(self) -> int:
+        n, t, h, w, _ = self.shape
+        return n * t * ((h - 1) // self.stride + 1) * ((w - 1) // self.stride + 1)
+
+
+def cases(tiny: bool = False) -> list[Case]:
+    """All cases; ``tiny`` keeps one for every operator in use and shrinks positions and channels."""
+    if not tiny:
+        return CASES
+    kinds = {(case.function, case.extra): case for case in reversed(CASES)}
     made = []
-    for case in _CASES:
-        _, t, h, w, channels = case.shape
-        if tiny:
-            shape = (2, t, 5 if h == w else h, 5, 32)
-            case = case._replace(shape=shape, outputs=64 if case.outputs > channels else 32 if case.outputs else 0)
-        made.append(case)
+    for case in reversed(kinds.values()):
+        wide = case.outputs
+        small = case.at(2, 5, 5)._replace(outputs=64 if wide > case.shape[4] else 32 if wide else 0)
+        made.append(small._replace(shape=(*small.shape[:4], 32)))
     return made
-
-
-def _finalize(k: ModuleType, stats: tuple[Tensor, Tensor], v: Inputs, prefix: str, x: Tensor) -> Norm:
-    return k.bn_finalize(*stats, v[prefix + "weight"], v[prefix + "bias"], positions=x[0, ..., 0].numel())
-
-
-def _batch_norm(x_NTHWC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Training BN on the 4-D channels-last view, PyTorch's fastest layout for it."""
-    flat = x_NTHWC.flatten(0, 1).permute(0, 3, 1, 2)
-    return F.batch_norm(flat, None, None, weight, bias, True).permute(0, 2, 3, 1).unflatten(0, x_NTHWC.shape[:2])
-
-
-def _conv(x_NTHWC: Tensor, w_KIO: Tensor) -> Tensor:
-    """1x1x1 as a matrix product, 3x1x1 as a conv2d over (T, H*W)."""
-    if w_KIO.shape[0] == 1:
-        return x_NTHWC @ w_KIO[0]
-    flat = x_NTHWC.flatten(2, 3).permute(0, 3, 1, 2)
-    y = F.conv2d(flat, w_KIO.permute(2, 1, 0)[..., None], padding=(1, 0))
-    return y.permute(0, 2, 3, 1).unflatten(2, x_NTHWC.shape[2:4])
-
-
-def _tail(k: ModuleType, v: Inputs) -> Tensor:
-    stats = k.channel_stats(v["x"])
-    norm = _finalize(k, stats, v, "", v["x"])
-    context = Context(stats[0], v["fc1"], v["fc1_bias"], v["fc2"], v["fc2_bias"])
-    down = None
-    if "id_weight" in v:
-        down = _finalize(k, k.channel_stats(v["residual"]), v, "id_", v["residual"])
-    return k.bn_gc_add_relu(v["x"], v["residual"], norm, context=context, identity_norm=down)
-
-
-def _tail_eager(v: Inputs) -> Tensor:
-    z = _batch_norm(v["x"], v["weight"], v["bias"])
-    pooled = z.mean((1, 2, 3)).to(v["fc1"].dtype)
-    gc = F.linear(F.linear(pooled, v["fc1"], v["fc1_bias"]).relu(), v["fc2"], v["fc2_bias"])
-    identity = v["residual"]
-    if "id_weight" in v:
-        identity = _batch_norm(identity, v["id_weight"], v["id_bias"])
-    return (z + gc.to(z.dtype)[:, None, None, None] + identity).relu()
-
-
-def _relu(k: ModuleType, v: Inputs) -> Tensor:
-    return k.bn_relu_apply(v["x"], _finalize(k, k.channel_stats(v["x"]), v, "", v["x"]))
-
-
-def _relu_eager(v: Inputs) -> Tensor:
-    return _batch_norm(v["x"], v["weight"], v["bias"]).relu()
-
-
-def _stem(k: ModuleType, v: Inputs) -> Tensor:
-    norm = _finalize(k, k.channel_stats(v["x"]), v, "", v["x"])
-    return k.bn_relu_maxpool(v["x"], norm, window=(1, 3, 3))
-
-
-def _stem_eager(v: Inputs) -> Tensor:
-    flat = _relu_eager(v).flatten(0, 1).permute(0, 3, 1, 2)
-    return F.max_pool2d(flat, 3, 2, 1).permute(0, 2, 3, 1).unflatten(0, v["x"].shape[:2])
-
-
-def _dual(k: ModuleType, v: Inputs) -> Tensor:
-    return k.bn_relu_maxpool(v["x"], None, window=(4, 1, 1))
-
-
-def _dual_eager(v: Inputs) -> Tensor:
-    moved = v["x"].permute(0, 4, 1, 2, 3)
-    return F.max_pool3d(moved, (4, 1, 1), (4, 1, 1)).permute(0, 2, 3, 4, 1)
-
-
-def _conv_after_bn(k: ModuleType, v: Inputs) -> Tensor:
-    """The statistics of x are read here but come from an epilogue in the network: one read more than
-    predicted.
-    """
-    norm = _finalize(k, k.channel_stats(v["x"]), v, "", v["x"])
-    return k.tap_gemm(v["x"], v["w"], norm=norm, stats=True)[0]
-
-
-def _conv_after_bn_eager(v: Inputs) -> Tensor:
-    return _conv(_relu_eager(v), v["w"])
-
-
-def _p3d_c(k: ModuleType, v: Inputs) -> Tensor:
-    return k.tap_gemm(v["x"], v["w"], add_input=True, relu=True)[0]
-
-
-def _p3d_c_eager(v: Inputs) -> Tensor:
-    return (v["x"] + _conv(v["x"], v["w"])).relu()
-
-
-def _evaluation(k: ModuleType, v: Inputs) -> Tensor:
-    return k.tap_gemm(v["x"], v["w"], bias_C=v["shift"], residual_NTHWC=v["residual"], relu=True)[0]
-
-
-def _evaluation_eager(v: Inputs) -> Tensor:
-    return (_conv(v["x"], v["w"]) + v["shift"].to(v["x"].dtype) + v["residual"]).relu()
 
 
 _BN, _BLOCK = ("weight", "bias"), ("weight", "bias", "residual", "context")
 _LAYERS = {1: (56, 64), 2: (28, 128), 3: (14, 256), 4: (7, 512)}  # pixels, inner channels
 
 
-def _layer(number: int, expanded: bool = False) -> tuple[int, int, int, int, int]:
+def _layer(number: int, *, expanded: bool = False) -> Shape:
     pixels, channels = _LAYERS[number]
     return 16, 4, pixels, pixels, channels * (4 if expanded else 1)
 
 
-_CASES: list[Case] = [
+def _tail(name: str, layer: int, extra: tuple[str, ...], forward: int, backward: int) -> Case:
+    shape = _layer(layer, expanded=True)
+    return Case(name, "bn_gc_add_relu", shape, extra, pairs.tail, pairs.tail_eager, (forward, 0), (backward, 0))
+
+
+def _relu(layer: int) -> Case:
+    name = f"bn_relu_apply, layer {layer}"
+    return Case(name, "bn_relu_apply", _layer(layer), _BN, pairs.relu, pairs.relu_eager, (3, 0), (5, 0))
+
+
+def _conv3(layer: int) -> Case:
+    """Forward: statistics and prologue read x, y is written. Backward: dgrad reads g and x, writes; BN 3; wgrad 2."""
+    outputs, functions = 4 * _LAYERS[layer][1], (pairs.conv_after_bn, pairs.conv_after_bn_eager)
+    name = f"conv3 after BN, layer {layer}"
+    return Case(name, "tap_gemm", _layer(layer), (*_BN, "w"), *functions, (2, 1), (6, 2), outputs)
+
+
+def _conv1(layer: int) -> Case:
+    """Backward: dgrad reads g and the identity's gradient and writes dx, wgrad reads x and g."""
+    name, outputs = f"conv1 with identity, layer {layer}", _LAYERS[layer][1]
+    shape, functions = _layer(layer, expanded=True), (pairs.fork, pairs.fork_eager)
+    return Case(name, "tap_gemm_fork", shape, ("w",), *functions, (1, 1), (3, 2), outputs)
+
+
+def _taps(kind: str, layer: int) -> Case:
+    """P3D-B's eleven taps, or P3D-C's three, whose backward also masks."""
+    shape = _layer(layer)
+    if kind == "B":
+        functions = (pairs.p3d_b, pairs.p3d_b_eager)
+        return Case(f"P3D-B s + t, layer {layer}", "tap_gemm", shape, ("w",), *functions, (2, 0), (4, 0), taps=11)
+    functions = (pairs.p3d_c, pairs.p3d_c_eager)
+    return Case(f"P3D-C t, layer {layer}", "tap_gemm", shape, ("w",), *functions, (2, 0), (7, 0), taps=3)
+
+
+CASES: list[Case] = [
     # forward: statistics read x, the tail reads x and the identity and writes y; backward: 4 + 3
-    *(Case(f"tail, layer {i}", _layer(i, True), 0, _BLOCK, _tail, _tail_eager, (4, 0), (7, 0)) for i in _LAYERS),
+    *(_tail(f"tail, layer {layer}", layer, _BLOCK, 4, 7) for layer in _LAYERS),
+    _tail("tail with downsample, layer 1", 1, (*_BLOCK, "id_weight", "id_bias"), 5, 10),
     Case(
-        "tail with downsample, layer 1",
-        _layer(1, True),
-        0,
-        (*_BLOCK, "id_weight", "id_bias"),
-        _tail,
-        _tail_eager,
-        (5, 0),
-        (10, 0),
+        "frozen tail, layer 1",
+        "bn_gc_add_relu",
+        _layer(1, expanded=True),
+        (*_BN, "residual", "mean", "variance"),
+        pairs.frozen_tail,
+        pairs.frozen_tail_eager,
+        (3, 0),
+        (6, 0),
     ),
-    *(Case(f"bn_relu_apply, layer {i}", _layer(i), 0, _BN, _relu, _relu_eager, (3, 0), (5, 0)) for i in (1, 3)),
+    _relu(1),
+    _relu(3),
     Case(
         "stem pool",
+        "bn_relu_maxpool",
         (16, 4, 112, 112, 64),
-        0,
         _BN,
-        _stem,
-        _stem_eager,
+        pairs.stem,
+        pairs.stem_eager,
         (2.375, 0),
         (3.75, 0),
-        1,
-        torch.float32,
+        check_dtype=torch.float32,
     ),
-    Case("dual pool", _layer(3, True), 0, (), _dual, _dual_eager, (1.375, 0), (1.375, 0)),
-    # forward: statistics and prologue read x, y is written; backward: dgrad reads g and x, writes; BN 3;
-    # wgrad 2
-    *(
-        Case(
-            f"conv3 after BN, layer {i}",
-            _layer(i),
-            4 * _LAYERS[i][1],
-            (*_BN, "w"),
-            _conv_after_bn,
-            _conv_after_bn_eager,
-            (2, 1),
-            (6, 2),
-        )
-        for i in _LAYERS
+    Case(
+        "dual pool",
+        "bn_relu_maxpool",
+        _layer(3, expanded=True),
+        (),
+        pairs.dual,
+        pairs.dual_eager,
+        (1.375, 0),
+        (1.375, 0),
     ),
-    *(Case(f"P3D-C t, layer {i}", _layer(i), 0, ("w",), _p3d_c, _p3d_c_eager, (2, 0), (7, 0), 3) for i in (1, 2, 3)),
+    *(_conv3(layer) for layer in _LAYERS),
+    *(_conv1(layer) for layer in (1, 2, 3)),
+    *(_taps("C", layer) for layer in (1, 2, 3)),
+    *(_taps("B", layer) for layer in (1, 2, 3)),
+    Case(
+        "downsample, layer 2",
+        "tap_gemm",
+        _layer(1, expanded=True),
+        ("w",),
+        pairs.downsample,
+        pairs.downsample_eager,
+        (0.25, 1),
+        (1.25, 2),
+        512,
+        stride=2,
+    ),
     Case(
         "evaluation, layer 1",
+        "tap_gemm",
         _layer(1),
-        256,
         ("w", "shift", "residual"),
-        _evaluation,
-        _evaluation_eager,
+        pairs.evaluation,
+        pairs.evaluation_eager,
         (1, 2),
         (2, 6),
+        256,
     ),
 ]

@@ -4,8 +4,17 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from numbered_videos import write_numbered
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `gpu` need a CUDA GPU; where FASTPLAN_REQUIRE_GPU=1 promises one, its absence is a failure."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        if os.environ.get("FASTPLAN_REQUIRE_GPU") == "1":
+            pytest.fail("FASTPLAN_REQUIRE_GPU=1, but PyTorch finds no CUDA GPU", pytrace=False)
+        pytest.skip("no CUDA GPU (FASTPLAN_REQUIRE_GPU=1 makes this a failure)")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,50 @@
+"""The whole command on tiny shapes under the interpreter, and what it says without a GPU."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fastplan.benchmarks.gpu_check import __main__ as gpu_check
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+@NO_GPU
+@pytest.mark.parametrize("module", ["gpu_check", "bench_kernels"])
+def test_without_a_gpu_it_says_so(module):
+    words = [sys.executable, "-m", f"fastplan.benchmarks.{module}"]
+    for more, status in (([], 2), (["--allow-missing"], 0)):
+        run = subprocess.run([*words, *more], capture_output=True, text=True)
+        assert run.returncode == status and "no CUDA GPU here, nothing measured" in run.stdout, run.stderr
+
+
+def test_help_lists_the_stages(capsys):
+    with pytest.raises(SystemExit):
+        gpu_check.main(["--help"])
+    said = capsys.readouterr().out
+    assert all(f"  {name} " in said and stage.what in said for name, stage in gpu_check.STAGES.items())
+
+
+@NO_GPU
+@pytest.mark.slow
+def test_every_stage_on_tiny_shapes(tmp_path):
+    words = [sys.executable, "-m", "fastplan.benchmarks.gpu_check", "--tiny", "--output", str(tmp_path)]
+    run = subprocess.run(words, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results["stages"]) == list(gpu_check.STAGES)
+    for records in results["stages"].values():
+        assert records and {record["status"] for record in records} == {"done"}
+    assert results["facts"]["command"].startswith("gpu-check --tiny")
+    arms = {row["arm"] for unit in results["stages"]["ops"] for row in unit["rows"] if "arm" in row}
+    assert arms == {"ours", "eager", "compile"}
+    report = (tmp_path / "results.md").read_text()
+    assert "INTERPRETED" in report and "MEASURED = (" in report
+    assert run.stdout.strip().splitlines()[-1].startswith("all of it:")
+
+    results["facts"]["torch"] = "1.0"
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert gpu_check.main(["--tiny", "--output", str(tmp_path)]) == 2
