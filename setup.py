@@ -48,6 +48,7 @@ setup(
         "pydantic>=2.7",
         "pyyaml>=6",
         "rich>=13.7",
+        "safetensors>=0.4",
         "scipy>=1.11",
         "tensorboard>=2.16",
         "torch>=2.11",

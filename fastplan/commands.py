@@ -35,6 +35,8 @@ def train(rundir: RunDir, task: Task, resumed: bool, terminal: Terminal) -> int:
     with Runner(rundir, task.config, states=task.states, target=task.target, watcher=terminal) as runner:
         terminal.facts(_first_lines(runner, task, resumed))
         if not resumed:
+            if runner.pretrained:
+                rundir.save_pretrained(asdict(runner.pretrained))
             save_run(rundir, task, runner.config)
             rundir.save_environment(environment())
         rundir.log("resume" if resumed else "begin", graph=task.config.state_graph, plan=task.config.replay)
@@ -145,6 +147,10 @@ def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, s
         ("precision", f"{runner.precision.name}: {runner.precision.why}"),
         ("network", f"{runner.config.network.name}, {runner.parameters:,} parameters"),
     ]
+    if runner.pretrained:
+        rows.append(("starts from", str(runner.pretrained)))
+    elif task.plan is not None and (init := task.plan.provenance.get("init", "random weights")) != "random weights":
+        rows.append(("note", f"the plan began from {init}, this run from random weights: network.pretrained=FILE"))
     if bad:
         named = "".join(f"\n{Path(v.path).parent.name}/{Path(v.path).name}: {v.reason}" for v in bad[:5])
         more = "\n... the others are listed in results.json" if len(bad) > 5 else ""

@@ -103,9 +103,14 @@ class DataConfig(_Section):
 
 
 class NetworkConfig(_Section):
-    """Which network. name: see `fastplan plan --help`. dropout: before the classifiers."""
+    """Which network. name: see `fastplan networks`. dropout: before the classifiers.
+
+    pretrained: file of weights to start from instead of random ones: an ImageNet ResNet (inflated), a checkpoint of the
+    DG-P3D authors' code, or the network.pt of a run.
+    """
 
     name: str = "dg_p3d_50"
+    pretrained: str | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
 
@@ -254,6 +259,7 @@ def replay_settings(config: RunConfig) -> dict[str, Any]:
         del settings["data"][key]
     for key in ("precision", "threads"):
         del settings["train"][key]
+    del settings["network"]["pretrained"]
     return settings
 
 

@@ -1,8 +1,8 @@
 """The run folder: the only module that knows which file is where.
 
-config.yaml (resolved), state_graph.yaml or replay.yaml, journal.sqlite, checkpoints/, network.pt, plan.yaml,
-results.json, report.html, log.jsonl, environment.json, tensorboard/. Files that matter are written to a temporary
-name, flushed and renamed.
+config.yaml (resolved), pretrained.json, state_graph.yaml or replay.yaml, journal.sqlite, checkpoints/, network.pt,
+plan.yaml, results.json, report.html, log.jsonl, environment.json, tensorboard/. Files that matter are written to a
+temporary name, flushed and renamed.
 """
 
 import fcntl
@@ -101,6 +101,15 @@ class RunDir:
         """The resolved configuration of this run."""
         file = self.path / "config.yaml"
         return build_config([(str(file), read_settings(file))])
+
+    def save_pretrained(self, facts: Mapping[str, Any]) -> None:
+        """Save what the initial weights were taken from, `sha256` of the file among it."""
+        self._write("pretrained.json", json.dumps(facts, indent=2) + "\n")
+
+    def pretrained_sha256(self) -> str | None:
+        """The file that the initial weights were taken from, None where the run had none or is not begun."""
+        file = self.path / "pretrained.json"
+        return str(json.loads(file.read_text(encoding="utf-8"))["sha256"]) if file.exists() else None
 
     def save_graph(self, graph: StateGraph) -> None:
         """Save the state graph as it was searched."""

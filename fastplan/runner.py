@@ -7,6 +7,7 @@ was killed goes on from there. Nothing here asks what device it runs on.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from fastplan.data.batch import ClipLoader, choose_decoder, default_threads
 from fastplan.data.index import VideoIndex
 from fastplan.data.splits import open_splits
 from fastplan.errors import UserError
+from fastplan.models.interface import VideoNetwork
 from fastplan.models.networks import build_network, network_spec
+from fastplan.models.pretrained import Pretrained, load_pretrained
 from fastplan.ops import set_kernels
 from fastplan.planner.arrivals import Outcome, Reached
 from fastplan.planner.curve import KneeFit, Stop, choose_epoch, fit_knee, should_stop
@@ -58,6 +61,7 @@ class Runner:
         self._check_lengths([*states, target], config)
         torch.manual_seed(config.seed)
         network = build_network(config.network.name, len(self.splits.train.classes), dropout=config.network.dropout)
+        self.pretrained = self._load_pretrained(network, config)
         network.to(self.device)
         self.kernels = set_kernels(network, config.kernels)
         self.parameters = sum(p.numel() for p in network.parameters())
@@ -205,7 +209,7 @@ class Runner:
                 accuracies,
                 rule=plan.knee,
                 tolerance=plan.tolerance,
-                chance=1 / len(self.splits.train.classes) if parent is None else None,
+                chance=1 / len(self.splits.train.classes) if parent is None and self.pretrained is None else None,
                 scratch_margin=plan.scratch_margin,
             )
             epoch = records[-1].epoch
@@ -338,8 +342,19 @@ class Runner:
             "data": self.splits.origin,
             "data_fingerprint": self.splits.train.fingerprint(),
             "seed": self.config.seed,
+            "init": self.pretrained.origin if self.pretrained else "random weights",
         }
         return replace(plan, config=replay_settings(self.config), provenance=provenance)
+
+    def _load_pretrained(self, network: VideoNetwork, config: RunConfig) -> Pretrained | None:
+        """Start from `network.pretrained`; a run that goes on must find the file that it began with."""
+        if config.network.pretrained is None:
+            return None
+        file, classes = Path(config.network.pretrained), self.splits.train.classes
+        loaded = load_pretrained(network, file, name=config.network.name, classes=classes)
+        if self.rundir.pretrained_sha256() not in (None, loaded.sha256):
+            raise UserError(f"{file} is not the file that this run began with; put that one back to go on")
+        return loaded
 
     def _open_loader(self, index: VideoIndex, max_batch: int, threads: int) -> ClipLoader:
         return ClipLoader(

@@ -166,8 +166,8 @@ def choose_epoch(accuracies: Sequence[float], fit: KneeFit, *, rule: KneeRule, f
     """The epoch whose checkpoint an ended edge keeps; 0 keeps the parent's weights.
 
     `paper` keeps the knee itself. The other rules keep the best measured epoch within `NEIGHBOURHOOD` epochs of the
-    knee, the earliest of equals. Without a knee (a capped edge that never bent) it is the best measured epoch. Random
-    weights (epoch 0 of a start from scratch) are never kept unless nothing was trained.
+    knee, the earliest of equals. Without a knee (a capped edge that never bent) it is the best measured epoch. Initial
+    weights (epoch 0 of an edge from the start) are never kept unless nothing was trained.
     """
     last = len(accuracies) - 1
     lowest = min(1, last) if from_scratch else 0
