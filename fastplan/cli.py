@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,22 +29,50 @@ examples:
 """
 
 
+_CHECK_EXAMPLES = """\
+examples:
+  fastplan check videos/
+      a table, and everything that is worth knowing about single files
+  fastplan check videos/ --span 64 --hash --fix-list clean.csv
+      videos shorter than 64 frames, videos that are there twice; a list of what is left, for --data clean.csv
+  fastplan check train.csv --json data.threads=8
+      the same for a program; progress goes to standard error
+
+exit status: 0 every video decodes, 1 some do not and would be left out, 2 there is nothing to check
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 no result, 2 a mistake of the user's, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     try:
         return int(arguments.run_command(arguments))
     except UserError as error:
         print(f"fastplan: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever reads has seen enough: fastplan | head
+        return 141
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         print(f"fastplan: {error.strerror}; what was saved is intact: free some space, then --resume", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nfastplan: interrupted; finished epochs are kept: go on with --run DIR --resume", file=sys.stderr)
+        kept = getattr(arguments, "interrupted", "finished epochs are kept: go on with --run DIR --resume")
+        print(f"\nfastplan: interrupted; {kept}", file=sys.stderr)
         return 130
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """argparse takes `key.sub=value` words in one place only; here they may stand between flags."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") or "=" not in word for word in rest) or (rest and "overrides" not in arguments):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,6 +113,22 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--data", metavar="DIR|LIST", help="videos to test on (default: the run's own test videos)")
     test.add_argument("--clips", type=int, metavar="N", help="clips per video (default: the run's test.clips)")
     test.set_defaults(run_command=_test)
+
+    check = commands.add_parser(
+        "check",
+        help="look at videos before training on them",
+        description="Decode every video once, say what is in it, what is wrong with it and what would mend it. "
+        "What was seen is kept, so training does not look again, and a second check looks at what has changed only.",
+        epilog=_CHECK_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument("data", metavar="DATA", help="a video, a folder of videos, a folder per class, a list, shards")
+    check.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    check.add_argument("--fix-list", type=Path, metavar="FILE", help="write a list without the bad videos (.csv, .txt)")
+    check.add_argument("--span", type=int, metavar="N", default=16, help="frames a clip spans; fewer is short (16)")
+    check.add_argument("--hash", action="store_true", help="compare contents too, and name videos that are there twice")
+    check.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings, as in configs/default.yaml")
+    check.set_defaults(run_command=_check, interrupted="what was probed is kept: run it again to go on")
 
     doctor = commands.add_parser(
         "doctor",
@@ -166,6 +211,36 @@ def _test(arguments: argparse.Namespace) -> int:
 
     with Terminal() as terminal:
         return test(arguments.run, arguments.data, arguments.clips, terminal)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from fastplan.check import check_videos, write_fix_list
+    from fastplan.config import build_config, parse_override
+    from fastplan.data.index import probe_files
+    from fastplan.data.splits import cache_dir, list_videos
+    from fastplan.report.checks import checked_json, print_checked
+    from fastplan.report.terminal import Terminal, make_console
+
+    data = build_config([(f"'{word}'", parse_override(word)) for word in arguments.overrides]).data
+    listed = list_videos(arguments.data, data, labelled=False)
+    with Terminal(make_console(stderr=True)) as terminal:
+        _, rows = probe_files(
+            listed.places,
+            cache_dir=cache_dir(data) / "index",
+            threads=data.threads or len(os.sched_getaffinity(0)),
+            on_video=terminal.progress("Probing videos", listed.files),
+            limit_s=data.probe_limit_s,
+            hash_content=arguments.hash,
+        )
+    checked = check_videos(listed, rows.to_pylist(), span=arguments.span)
+    if arguments.fix_list:
+        lines = write_fix_list(arguments.fix_list, listed, checked)
+        print(f"{arguments.fix_list} lists {lines} videos", file=sys.stderr)
+    if arguments.json:
+        print(checked_json(checked))
+    else:
+        print_checked(make_console(), checked, arguments.data)
+    return 0 if all(one.usable for one in checked) else 1
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

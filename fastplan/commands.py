@@ -9,9 +9,8 @@ from typing import Any
 from fastplan.config import RunConfig
 from fastplan.data.batch import ClipBatch, ClipLoader, choose_decoder, default_threads
 from fastplan.data.index import VideoIndex, build_index
-from fastplan.data.lists import read_videos
 from fastplan.data.sampling import evaluation_samples
-from fastplan.data.splits import cache_dir, open_splits
+from fastplan.data.splits import cache_dir, list_videos, open_splits
 from fastplan.doctor import environment
 from fastplan.errors import UserError
 from fastplan.launch import Task, save_run
@@ -78,7 +77,7 @@ def test(folder: Path, data: str | None, clips: int | None, terminal: Terminal) 
     task = Task(config, graph, None if graph else rundir.load_replayed())
     threads = config.data.threads or default_threads()
     if data is not None:
-        listed = read_videos(Path(data))
+        listed = list_videos(data, config.data)
         step = terminal.progress("Probing videos", listed.files)
         index = build_index(listed, cache_dir=cache_dir(config.data) / "index", threads=threads, on_video=step)
     else:

@@ -82,7 +82,10 @@ class DataConfig(_Section):
     train, val, test: a folder per class or a list file; without `train`, the embedded task. Without `val`,
     `plan.holdout` is carved from train; without `test`, `holdout_test` (a fraction, 0 for none) is.
     embedded: which embedded task. group_pattern: regular expression on the path below the data's folder; videos whose
-    first match group is equal are never parted by a split. short: what a video shorter than the clip does.
+    first match group is equal are never parted by a split. format: of the lists, null tells it by their content.
+    picture_pattern, picture_first: how the files of videos are named that are folders of pictures, and the number of
+    the first. probe_limit_s: seconds after which a file that is being probed is given up as bad. short: what a video
+    shorter than the clip does.
     clips_per_epoch: clips in an epoch, null for one per video. threads: of the decoder, null for one per core.
     keep_mb: memory for decoded clips that come again unchanged, epoch after epoch (validation, BatchNorm estimation).
     cache: folder for the index and the embedded task, null for the user's cache folder.
@@ -93,6 +96,10 @@ class DataConfig(_Section):
     test: str | None = None
     embedded: Literal["default", "tiny"] = "default"
     group_pattern: str | None = None
+    format: Literal["paths", "table", "kinetics", "ucf101", "hmdb51", "something-v2", "activitynet"] | None = None
+    picture_pattern: str = "img_{:05d}.jpg"
+    picture_first: Annotated[int, Field(ge=0)] = 1
+    probe_limit_s: Annotated[float, Field(gt=0)] = 300.0
     holdout_test: Annotated[float, Field(ge=0, lt=1)] = 0.0
     short: Literal["loop", "repeat_last", "error"] = "loop"
     clips_per_epoch: Positive | None = None

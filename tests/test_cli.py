@@ -25,6 +25,7 @@ FLAGS = {
     },
     "plan": {"--state-graph", "--plan", "--data", "--val", "--config", "--device", "--seed", "--draw"},
     "test": {"--run", "--data", "--clips"},
+    "check": {"--json", "--fix-list", "--span", "--hash"},
     "doctor": set(),
 }
 

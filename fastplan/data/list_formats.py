@@ -1,8 +1,8 @@
-"""Annotation files as the data sets of the field ship them: Kinetics, UCF101, HMDB51, Something-Something v2.
+"""Annotation files as the data sets of the field ship them, and tables with a header.
 
-They name videos by identifier, not by path, so videos are looked for by name in the folders around the annotation.
-One that is not there keeps the path where it is usually found: the index then lists it as missing. ActivityNet is not
-read: its annotations are segments of videos, and a `VideoList` holds whole videos.
+Kinetics, UCF101, HMDB51, Something-Something v2 and ActivityNet name videos by identifier, not by path, so videos (or
+folders of pictures) are looked for by name in the folders around the annotation. One that is not there keeps the path
+where it is usually found: the index then lists it as missing.
 """
 
 import csv
@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from fastplan.data.storage import Place
 from fastplan.errors import UserError
 
-ListFormat = Literal["paths", "kinetics", "ucf101", "hmdb51", "something-v2"]
+ListFormat = Literal["paths", "table", "kinetics", "ucf101", "hmdb51", "something-v2", "activitynet"]
 
 VIDEO_SUFFIXES = frozenset(
     (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv")
@@ -26,10 +27,27 @@ _KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
 
 
 class Entry(NamedTuple):
-    """One video with the name of its class."""
+    """One video with the name of its class. segment: begin and end in seconds, None for the whole video."""
 
     path: Path
     label: str
+    group: str = ""
+    segment: tuple[float, float] | None = None
+
+
+class PictureNames(NamedTuple):
+    """How the files of a video are named that is a folder of pictures. first: the number of the first picture."""
+
+    pattern: str = "img_{:05d}.jpg"
+    first: int = 1
+
+    def place(self, path: Path) -> Place:
+        """A file as it is; a folder as the pattern of its pictures."""
+        return Place(str(path / self.pattern), first_picture=self.first) if path.is_dir() else Place(str(path))
+
+    def are_in(self, folder: str) -> bool:
+        """Whether the first picture is there."""
+        return os.path.exists(os.path.join(folder, self.pattern.format(self.first)))
 
 
 def read_lines(file: Path) -> list[str]:
@@ -41,44 +59,92 @@ def read_lines(file: Path) -> list[str]:
 
 
 def detect(source: Path) -> ListFormat:
-    """Tell a file's format by its content, an HMDB51 folder by its files. Raises `UserError` for ActivityNet."""
+    """Tell a file's format by its content, an HMDB51 folder by its files."""
     if source.is_dir():
         return "hmdb51"
     if source.suffix.lower() == ".json":
         content = _json(source)
-        if isinstance(content, dict) and "database" in content:
-            raise UserError(f"{source} is an ActivityNet annotation; segments are not read: cut them into files first")
-        return "something-v2"
+        return "activitynet" if isinstance(content, dict) and "database" in content else "something-v2"
     lines = [line for line in read_lines(source) if line.strip() and not line.startswith("#")]
-    if lines and set(_KINETICS_COLUMNS) <= {cell.strip() for cell in _cells(lines[:1])[0]}:
+    header = {cell.strip() for cell in _cells(lines[:1])[0]} if lines else set()
+    if header >= set(_KINETICS_COLUMNS):
         return "kinetics"
+    if header >= {"path", "label"}:
+        return "table"
     class_names = source.parent / "classInd.txt"
     if lines and class_names.is_file() and all(line.split("/")[0] in _ucf101_classes(class_names) for line in lines):
         return "ucf101"
     return "paths"
 
 
-def read_annotation(source: Path, kind: ListFormat, part: str | None) -> tuple[list[Entry], list[str]]:
+def read_annotation(
+    source: Path, kind: ListFormat, part: str | None, pictures: PictureNames
+) -> tuple[list[Entry], list[str]]:
     """Entries and, in order, the names of the classes that occur.
 
-    part: which part of an annotation that holds several: a value of the `split` column of a Kinetics file, or
-    `train1`, `test1`, ... `test3` of the HMDB51 folder.
+    part: which part of an annotation that holds several: a value of the `split` column of a Kinetics file, `train1`,
+    `test1`, ... `test3` of the HMDB51 folder, or a subset of ActivityNet.
     Raises `UserError` for a line that is no entry, a class nobody declared, or a part that is not there.
     """
+    if kind == "table":
+        return _read_table(source)
+    videos = _Videos(source if source.is_dir() else source.parent, pictures)
     if kind == "hmdb51":
-        return _read_hmdb51(source, part)
+        return _read_hmdb51(source, part, videos)
     if kind == "kinetics":
-        return _read_kinetics(source, part)
-    return _read_ucf101(source) if kind == "ucf101" else _read_something(source)
+        return _read_kinetics(source, part, videos)
+    if kind == "activitynet":
+        return _read_activitynet(source, part, videos)
+    return _read_ucf101(source, videos) if kind == "ucf101" else _read_something(source, videos)
 
 
-def _read_kinetics(file: Path, part: str | None) -> tuple[list[Entry], list[str]]:
+def _read_table(file: Path) -> tuple[list[Entry], list[str]]:
+    header, *rows = _cells([line for line in read_lines(file) if line.strip() and not line.startswith("#")])
+    header = [cell.strip() for cell in header]
+    entries = []
+    for number, row in enumerate(rows, 2):
+        cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
+        try:
+            times = cells.get("begin_s", ""), cells.get("end_s", "")
+            segment = (float(times[0]), float(times[1])) if any(times) else None
+            if not cells["path"] or not cells["label"] or len(row) != len(header):
+                raise ValueError
+            entries.append(Entry(file.parent / cells["path"], cells["label"], cells.get("group", ""), segment))
+        except (KeyError, ValueError):
+            raise UserError(f"{file.name}, entry {number}: {','.join(row)} is no '{','.join(header)}'") from None
+    if not entries:
+        raise UserError(f"{file} lists no videos: a line of 'path,label' is wanted for each")
+    names = {entry.label for entry in entries}
+    return entries, sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+
+
+def _read_activitynet(file: Path, part: str | None, videos: "_Videos") -> tuple[list[Entry], list[str]]:
+    database = _json(file)["database"]
+    subsets = sorted({str(row.get("subset", "")) for row in database.values() if row.get("annotations")})
+    if part is None and len(subsets) > 1:
+        raise UserError(f"{file} holds several parts; name one: {', '.join(f'{file.name}#{s}' for s in subsets)}")
+    entries = []
+    for name, row in database.items():
+        if part not in (None, row.get("subset", "")):
+            continue
+        path = videos.find((f"v_{name}", name), (), file.parent / f"v_{name}.mp4")
+        for annotation in row.get("annotations", ()):
+            try:
+                begin_s, end_s = map(float, annotation["segment"])
+                entries.append(Entry(path, str(annotation["label"]), segment=(begin_s, end_s)))
+            except (KeyError, TypeError, ValueError):
+                raise UserError(f"{file.name}, video {name}: {annotation} is no segment with a label") from None
+    if not entries:
+        raise UserError(f"{file} has no labelled segments{f' of part {part}' if part else ''}")
+    return entries, sorted({entry.label for entry in entries})
+
+
+def _read_kinetics(file: Path, part: str | None, videos: "_Videos") -> tuple[list[Entry], list[str]]:
     lines = [line for line in read_lines(file) if line.strip() and not line.startswith("#")]
     header, *rows = _cells(lines)
     header = [cell.strip() for cell in header]
     if "label" not in header:
         raise UserError(f"{file} has no column 'label': the published test lists have none and cannot be trained on")
-    videos = _Videos(file.parent)
     entries, parts = [], set()
     for number, row in enumerate(rows, 2):
         cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
@@ -100,9 +166,8 @@ def _read_kinetics(file: Path, part: str | None) -> tuple[list[Entry], list[str]
     return entries, sorted({entry.label for entry in entries})
 
 
-def _read_ucf101(file: Path) -> tuple[list[Entry], list[str]]:
+def _read_ucf101(file: Path, videos: "_Videos") -> tuple[list[Entry], list[str]]:
     known = _ucf101_classes(file.parent / "classInd.txt")
-    videos = _Videos(file.parent)
     entries = []
     for number, line in enumerate(read_lines(file), 1):
         if not line.strip() or line.startswith("#"):
@@ -127,12 +192,11 @@ def _ucf101_classes(file: Path) -> dict[str, int]:
     return {pair[1].strip(): int(pair[0]) for pair in words}
 
 
-def _read_hmdb51(folder: Path, part: str | None) -> tuple[list[Entry], list[str]]:
+def _read_hmdb51(folder: Path, part: str | None, videos: "_Videos") -> tuple[list[Entry], list[str]]:
     match = re.fullmatch(r"(train|test)([123])", part or "")
     if match is None:
         raise UserError(f"{folder} holds the HMDB51 splits; name one: {folder.name}#train1, #test1, ... #test3")
     files = sorted(folder.glob(f"*_test_split{match[2]}.txt"))
-    videos = _Videos(folder)
     entries = []
     for file in files:
         label = file.name[: -len(f"_test_split{match[2]}.txt")]
@@ -150,7 +214,7 @@ def _read_hmdb51(folder: Path, part: str | None) -> tuple[list[Entry], list[str]
     return entries, sorted({entry.label for entry in entries})
 
 
-def _read_something(file: Path) -> tuple[list[Entry], list[str]]:
+def _read_something(file: Path, videos: "_Videos") -> tuple[list[Entry], list[str]]:
     rows = _json(file)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and "id" in row for row in rows):
         raise UserError(f"{file} is no list of videos with 'id' and 'template', as Something-Something v2 ships it")
@@ -162,7 +226,6 @@ def _read_something(file: Path) -> tuple[list[Entry], list[str]]:
             break
     if not numbers:
         raise UserError(f"{file} needs the label file (labels.json) beside it")
-    videos = _Videos(file.parent)
     entries = []
     for row in rows:
         label = _plain(str(row.get("template", "")))
@@ -193,10 +256,10 @@ def _json(file: Path) -> Any:
 
 
 class _Videos:
-    """Video files by name without suffix: below the annotation's folder, else below that folder's parent."""
+    """Videos by name without suffix: below the annotation's folder, else below that folder's parent."""
 
-    def __init__(self, folder: Path) -> None:
-        self._by_stem = _by_stem(folder) or _by_stem(folder.parent)
+    def __init__(self, folder: Path, pictures: PictureNames) -> None:
+        self._by_stem = _by_stem(folder, pictures) or _by_stem(folder.parent, pictures)
 
     def find(self, stems: tuple[str, ...], folders: tuple[str, ...], usual: Path) -> Path:
         """The file with the first of `stems` that is there, rather in one of `folders`; else `usual`."""
@@ -208,21 +271,23 @@ class _Videos:
         return usual
 
 
-def _by_stem(folder: Path) -> dict[str, list[Path]]:
+def _by_stem(folder: Path, pictures: PictureNames) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
-    for path in _walk(folder, _DEPTH):
-        found.setdefault(path.stem, []).append(path)
+    for path in _walk(folder, _DEPTH, pictures):
+        found.setdefault(path.name if path.suffix.lower() not in VIDEO_SUFFIXES else path.stem, []).append(path)
     return found
 
 
-def _walk(folder: Path, depth: int) -> Iterator[Path]:
+def _walk(folder: Path, depth: int, pictures: PictureNames) -> Iterator[Path]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
         return  # a folder that may not be read holds no videos for us
     for entry in entries:
         if entry.is_dir():
-            if depth and not entry.name.startswith("."):
-                yield from _walk(Path(entry.path), depth - 1)
+            if pictures.are_in(entry.path):
+                yield Path(entry.path)
+            elif depth and not entry.name.startswith("."):
+                yield from _walk(Path(entry.path), depth - 1, pictures)
         elif Path(entry.name).suffix.lower() in VIDEO_SUFFIXES:
             yield Path(entry.path)

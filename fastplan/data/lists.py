@@ -1,18 +1,32 @@
-"""Where videos and labels come from: a folder per class, a list file, or the annotation of a known data set.
+"""Where videos and labels come from: a folder per class, a list, shards, or the annotation of a known data set.
 
 A list file has one video a line, `path label` or `path frames label`, each with a group in a last column or without;
 paths are relative to the list's own folder and may stand in quotes, `#` starts a comment line, labels are whole numbers
-from 0, a group is a word that is no number. The frames column is read past: what counts is what decodes. Everything
-here is text; no video is opened.
+from 0, a group is a word that is no number. The frames column is read past: what counts is what decodes. A table has
+the columns in a first line and says classes by name. A path may be a folder of pictures. Everything here is text; no
+video is opened.
 """
 
+import os
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fastplan.data.list_formats import VIDEO_SUFFIXES, ListFormat, detect, read_annotation, read_lines
+from fastplan.data.list_formats import (
+    VIDEO_SUFFIXES,
+    Entry,
+    ListFormat,
+    PictureNames,
+    detect,
+    read_annotation,
+    read_lines,
+)
+from fastplan.data.shards import shard_members, shard_names
 from fastplan.data.storage import Place
 from fastplan.errors import UserError
+
+_PICTURES = PictureNames()
 
 
 @dataclass(frozen=True)
@@ -20,8 +34,9 @@ class VideoList:
     """Videos before they are opened.
 
     places: where they lie. labels: class numbers, each an index into classes. groups: videos of one group (one actor,
-    one source) are never parted when a split is carved; a video without a group is its own. segments: begin and end of
-    the part of each that is meant, in seconds, None for the whole; empty where all are whole.
+    one source) are never parted when a split is carved; a video without a group is its own. classes: empty where videos
+    have none. segments: begin and end of the part of each that is meant, in seconds, None for the whole; empty where
+    all are whole.
     """
 
     places: tuple[Place, ...]
@@ -41,65 +56,131 @@ class VideoList:
         return len({place.path for place in self.places})
 
 
-def read_videos(source: Path, *, group_pattern: str | None = None, format: ListFormat | None = None) -> VideoList:
-    """Read a folder per class, a list file, or an annotation of Kinetics, UCF101, HMDB51 or Something-Something v2.
+def read_videos(
+    source: Path | str,
+    *,
+    group_pattern: str | None = None,
+    format: ListFormat | None = None,
+    pictures: PictureNames = _PICTURES,
+    cache_dir: Path | None = None,
+    labelled: bool = True,
+) -> VideoList:
+    """Read a folder per class, a list, a table, WebDataset shards, or the annotation of a known data set.
 
     source: `file#part` and `folder#part` name one part of an annotation that holds several: `#train1` to `#test3` of
-        the HMDB51 folder, a value of the split column of a Kinetics file.
+        the HMDB51 folder, a value of the split column of a Kinetics file, a subset of ActivityNet.
     group_pattern: regular expression searched in each path below `source`; its first group (or the whole match) names
         the video's group.
     format: None tells it by the content.
+    pictures: how the files of videos are named that are folders of pictures.
+    cache_dir: where the contents of shards are kept.
+    labelled: False is for looking at files rather than training: a video, a folder of videos or one class will do.
     Raises `UserError` for a missing or empty source, an empty class, fewer than two classes, a line that is no entry,
     or a pattern that does not compile or does not match.
     """
-    part = None
-    if not source.exists() and "#" in source.name:
-        name, part = source.name.rsplit("#", 1)
-        source = source.with_name(name)
-    if source.is_dir() and format is None and not any(source.glob("*_test_split[123].txt")):
-        found = _read_folder(source)
-    elif source.exists():
-        kind = format or detect(source)
-        found = _read_list(source) if kind == "paths" else _from_annotation(source, kind, part)
-    else:
-        raise UserError(f"there is no data at {source}: give a folder with one sub-folder per class, or a list file")
-    if len(found.classes) < 2:
+    found, base = _read(str(source), format, pictures, cache_dir, labelled)
+    if labelled and len(found.classes) < 2:
         raise UserError(f"{source} has one class, '{found.classes[0]}'; training needs at least two")
     if group_pattern is None:
         return found
-    base = source if source.is_dir() else source.parent
     return replace(found, groups=_groups(found.paths, base, group_pattern))
 
 
-def _from_annotation(source: Path, kind: ListFormat, part: str | None) -> VideoList:
-    entries, classes = read_annotation(source, kind, part)
+def _read(
+    source: str, format: ListFormat | None, pictures: PictureNames, cache_dir: Path | None, labelled: bool
+) -> tuple[VideoList, Path]:
+    """The list, and the folder that its paths are seen from."""
+    path, part = Path(source), None
+    if format is None and (names := shard_names(source)):
+        return _read_shards(names, cache_dir), Path(names[0]).parent
+    if not path.exists() and "#" in path.name:
+        name, part = path.name.rsplit("#", 1)
+        path = path.with_name(name)
+    if path.is_dir() and format is None and not any(path.glob("*_test_split[123].txt")):
+        return (_read_folder if labelled else _read_files)(path, pictures), path
+    if not path.exists():
+        raise UserError(f"there is no data at {source}: give a folder with one sub-folder per class, or a list file")
+    if not labelled and path.suffix.lower() in VIDEO_SUFFIXES:
+        return VideoList((Place(source),), (0,), (source,), ()), path.parent
+    kind = format or detect(path)
+    if kind == "paths":
+        return _read_list(path, pictures), path.parent
+    entries, classes = read_annotation(path, kind, part, pictures)
+    return _from_entries(entries, classes, pictures), path if path.is_dir() else path.parent
+
+
+def _from_entries(entries: Sequence[Entry], classes: Sequence[str], pictures: PictureNames) -> VideoList:
     number = {name: label for label, name in enumerate(classes)}
-    paths = tuple(str(entry.path) for entry in entries)
-    places = tuple(map(Place, paths))
-    return VideoList(places, tuple(number[entry.label] for entry in entries), paths, tuple(classes))
-
-
-def _read_folder(root: Path) -> VideoList:
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not folders:
-        raise UserError(f"{root} has no sub-folders: one per class is wanted, named after it, with its videos inside")
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, folder in enumerate(folders):
-        videos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
-        if not videos:
-            raise UserError(f"class '{folder.name}' in {root} has no videos: add some or remove the folder")
-        paths += videos
-        labels += [label] * len(videos)
+    segments = tuple(entry.segment for entry in entries)
     return VideoList(
-        tuple(Place(str(p)) for p in paths),
-        tuple(labels),
-        tuple(str(p.relative_to(root)) for p in paths),
-        tuple(f.name for f in folders),
+        tuple(pictures.place(entry.path) for entry in entries),
+        tuple(number[entry.label] for entry in entries),
+        tuple(entry.group or str(entry.path) for entry in entries),
+        tuple(classes),
+        segments if any(segments) else (),
     )
 
 
-def _read_list(file: Path) -> VideoList:
+def _read_folder(root: Path, pictures: PictureNames) -> VideoList:
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise UserError(f"{root} has no sub-folders: one per class is wanted, named after it, with its videos inside")
+    places: list[Place] = []
+    labels: list[int] = []
+    for label, folder in enumerate(folders):
+        videos = list(_videos_below(folder, pictures))
+        if not videos:
+            hint = f"; pictures would be named {pictures.pattern}, from {pictures.first} (data.picture_pattern)"
+            hint = hint if any(folder.rglob("*.[jp][pn]g")) else ""
+            raise UserError(f"class '{folder.name}' in {root} has no videos: add some or remove the folder{hint}")
+        places += videos
+        labels += [label] * len(videos)
+    groups = tuple(str(Path(place.path).relative_to(root)) for place in places)
+    return VideoList(tuple(places), tuple(labels), groups, tuple(f.name for f in folders))
+
+
+def _read_files(root: Path, pictures: PictureNames) -> VideoList:
+    """Everything below a folder; where all of it lies in sub-folders, those are the classes."""
+    places = tuple(_videos_below(root, pictures))
+    if not places:
+        raise UserError(f"{root} has no videos, no folders of pictures and no shards in it")
+    groups = tuple(str(Path(place.path).relative_to(root)) for place in places)
+    above = [name.split(os.sep)[0] for name in groups]
+    if any(name == first for name, first in zip(groups, above, strict=True)):
+        return VideoList(places, (0,) * len(places), groups, ())
+    classes = sorted(set(above))
+    return VideoList(places, tuple(classes.index(name) for name in above), groups, tuple(classes))
+
+
+def _videos_below(folder: Path, pictures: PictureNames) -> Iterator[Place]:
+    """Video files and folders of pictures, sorted."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        if pictures.pattern.format(pictures.first) in names:
+            folders.clear()
+            yield pictures.place(Path(place))
+            continue
+        for name in sorted(names):
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+                yield Place(os.path.join(place, name))
+
+
+def _read_shards(names: Sequence[str], cache_dir: Path | None) -> VideoList:
+    members = [member for name in names for member in shard_members(name, cache_dir=cache_dir)]
+    if not members:
+        raise UserError(f"{names[0]}{' and the others' if names[1:] else ''} hold no videos")
+    numbers = [member.label for member in members if isinstance(member.label, int)]
+    if len(numbers) == len(members):
+        classes = _numbered_classes(numbers, names[0])
+    else:
+        classes = tuple(sorted({str(member.label) for member in members}))
+    number = {name: label for label, name in enumerate(classes)}
+    places = tuple(member.place for member in members)
+    labels = tuple(number[str(member.label)] for member in members)
+    return VideoList(places, labels, tuple(place.path for place in places), classes)
+
+
+def _read_list(file: Path, pictures: PictureNames) -> VideoList:
     entries = [
         _read_line(line.strip(), f"{file.name}, line {number}", file.parent)
         for number, line in enumerate(read_lines(file), 1)
@@ -110,11 +191,17 @@ def _read_list(file: Path) -> VideoList:
     paths, labels, groups = zip(*entries, strict=True)
     if any(groups) and not all(groups):
         raise UserError(f"{file} names a group for {paths[groups.index(None)].name}'s neighbours but none for it")
-    for label in range(max(labels)):
-        if label not in labels:
-            raise UserError(f"{file} has labels up to {max(labels)} but no video of class {label}")
+    classes = _numbered_classes(labels, str(file))
     named = groups if any(groups) else tuple(map(str, paths))
-    return VideoList(tuple(Place(str(p)) for p in paths), labels, named, tuple(str(k) for k in range(max(labels) + 1)))
+    return VideoList(tuple(map(pictures.place, paths)), labels, named, classes)
+
+
+def _numbered_classes(labels: Sequence[int], where: str) -> tuple[str, ...]:
+    present = set(labels)
+    for label in range(max(labels)):
+        if label not in present:
+            raise UserError(f"{where} has labels up to {max(labels)} but no video of class {label}")
+    return tuple(str(k) for k in range(max(labels) + 1))
 
 
 def _read_line(line: str, where: str, base: Path) -> tuple[Path, int, str | None]:

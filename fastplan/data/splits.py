@@ -13,7 +13,9 @@ from platformdirs import user_cache_path
 
 from fastplan.config import DataConfig
 from fastplan.data.index import VideoIndex, build_index
-from fastplan.data.lists import read_videos
+from fastplan.data.list_formats import PictureNames
+from fastplan.data.lists import VideoList, read_videos
+from fastplan.data.pictures import is_pattern
 from fastplan.data.synthetic import TASKS, make_task, task_folder
 from fastplan.errors import UserError
 
@@ -39,10 +41,12 @@ def open_splits(data: DataConfig, *, holdout: float, seed: int, threads: int, pr
     """
     cache = cache_dir(data)
 
-    def index_of(source: Path, title: str) -> VideoIndex:
-        listed = read_videos(source, group_pattern=data.group_pattern)
+    def index_of(source: Path | str, title: str) -> VideoIndex:
+        listed = list_videos(source, data)
         step = progress(f"Probing {title}", listed.files)
-        return build_index(listed, cache_dir=cache / "index", threads=threads, on_video=step)
+        return build_index(
+            listed, cache_dir=cache / "index", threads=threads, on_video=step, limit_s=data.probe_limit_s
+        )
 
     if data.train is None:
         total = sum(getattr(TASKS[data.embedded], split) for split in ("train", "val", "test"))
@@ -53,15 +57,15 @@ def open_splits(data: DataConfig, *, holdout: float, seed: int, threads: int, pr
         parts = {split: index_of(folder / split, f"{split} videos") for split in ("train", "val", "test")}
         return Splits(parts["train"], parts["val"], parts["test"], f"embedded task '{data.embedded}'")
 
-    train = index_of(Path(data.train), "training videos")
+    train = index_of(data.train, "training videos")
     origin = data.train
-    test = index_of(Path(data.test), "test videos") if data.test else None
+    test = index_of(data.test, "test videos") if data.test else None
     if test is None and data.holdout_test:
         kept, out = carve(train, data.holdout_test, seed=seed, purpose="test")
         test, train = train.take(out), _without(train, kept)
         origin += f", test: {_who(test)}"
     if data.val:
-        val = index_of(Path(data.val), "validation videos")
+        val = index_of(data.val, "validation videos")
     else:
         kept, out = carve(train, holdout, seed=seed, purpose="validation")
         val, train = train.take(out), _without(train, kept)
@@ -103,6 +107,20 @@ def carve(
                 "give more videos, another seed, or a list of its own (--val)"
             )
     return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def list_videos(source: Path | str, data: DataConfig, *, labelled: bool = True) -> VideoList:
+    """The videos of one source, read as the configuration says. labelled: as in `read_videos`."""
+    if not is_pattern(data.picture_pattern):
+        raise UserError(f"data.picture_pattern '{data.picture_pattern}' names no numbered file: img_{{:05d}}.jpg would")
+    return read_videos(
+        source,
+        group_pattern=data.group_pattern if labelled else None,
+        format=data.format,
+        pictures=PictureNames(data.picture_pattern, data.picture_first),
+        cache_dir=cache_dir(data) / "shards",
+        labelled=labelled,
+    )
 
 
 def cache_dir(data: DataConfig) -> Path:

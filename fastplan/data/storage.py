@@ -57,7 +57,7 @@ class Place(NamedTuple):
         if not self.shard and not is_remote(self.path):
             yield self.path
             return
-        with self.open() as source, io.BufferedReader(_Stream(source), _BUFFER_BYTES) as stream:
+        with self.open() as source, io.BufferedReader(Stream(source), _BUFFER_BYTES) as stream:
             yield stream
 
     def absolute(self) -> "Place":
@@ -121,7 +121,7 @@ class _Part:
         return self._whole.read(self._begin + offset, max(min(size, self.size - offset), 0))
 
 
-class _Stream(io.RawIOBase):
+class Stream(io.RawIOBase):
     """A range of bytes as a file object for FFmpeg's demuxers."""
 
     def __init__(self, source: ByteRange) -> None:
@@ -129,17 +129,21 @@ class _Stream(io.RawIOBase):
         self._at = 0
 
     def readable(self) -> bool:
+        """Yes."""
         return True
 
     def seekable(self) -> bool:
+        """Yes."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move, also beyond the end."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._source.size}[whence]
         self._at = max(base + offset, 0)
         return self._at
 
     def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` as far as there are bytes."""
         content = self._source.read(self._at, len(buffer))
         buffer[: len(content)] = content
         self._at += len(content)

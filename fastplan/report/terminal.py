@@ -4,6 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,7 +15,9 @@ from fastplan.planner.curve import KneeFit, Stop
 from fastplan.planner.journal import EpochRecord
 from fastplan.planner.plans import Plan
 from fastplan.planner.states import State, StateGraph
-from fastplan.train.evaluate import Evaluation
+
+if TYPE_CHECKING:
+    from fastplan.train.evaluate import Evaluation
 
 
 class Terminal:
@@ -122,9 +125,10 @@ class Terminal:
         self.console.print(text, highlight=False)
 
 
-def make_console() -> Console:
-    """The user's terminal; where the output goes to a file, lines of 120 characters."""
-    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+def make_console(*, stderr: bool = False) -> Console:
+    """The user's terminal; where the output goes to a file, lines of 120 characters. stderr: beside other output."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(width=None if stream.isatty() or "COLUMNS" in os.environ else 120, stderr=stderr)
 
 
 def percent(fraction: float | None) -> str:
@@ -213,7 +217,7 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
-def evaluation_line(title: str, result: Evaluation, clips: int) -> str:
+def evaluation_line(title: str, result: "Evaluation", clips: int) -> str:
     """An evaluation in words."""
     return (
         f"{title}: video top-1 {percent(result.video_top1).strip()} % "

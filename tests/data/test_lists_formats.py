@@ -144,11 +144,74 @@ def test_something_something(tmp_path: Path) -> None:
         read_videos(file)
 
 
-def test_activitynet_is_refused_with_its_reason(tmp_path: Path) -> None:
+def test_activitynet(tmp_path: Path) -> None:
+    """Several segments of one video, each with its label; the parts share a group; testing videos have no labels."""
+    touch(tmp_path, "videos/v_sJFgo9H6zNo.mp4", "videos/v_-V0_D4x2_20.mkv")
+    database = {
+        "sJFgo9H6zNo": {
+            "duration": 9.99,
+            "subset": "training",
+            "resolution": "1280x720",
+            "url": "https://www.youtube.com/watch?v=sJFgo9H6zNo",
+            "annotations": [
+                {"segment": [0.0, 3.5], "label": "Fun sliding down"},
+                {"segment": [4.1, 9.99], "label": "Putting in contact lenses"},
+            ],
+        },
+        "-V0_D4x2_20": {
+            "duration": 12.1,
+            "subset": "training",
+            "annotations": [{"segment": [1, 12.1], "label": "Fun sliding down"}],
+        },
+        "GoneGoneGon": {
+            "duration": 5.0,
+            "subset": "validation",
+            "annotations": [{"segment": [0.5, 4.5], "label": "Putting in contact lenses"}],
+        },
+        "uSlkTestTes": {"duration": 5.0, "subset": "testing", "annotations": []},
+    }
     file = tmp_path / "activity_net.v1-3.min.json"
-    file.write_text(json.dumps({"database": {}, "taxonomy": [], "version": "VERSION 1.3"}))
-    with pytest.raises(UserError, match="segments are not read"):
+    file.write_text(json.dumps({"database": database, "taxonomy": [], "version": "VERSION 1.3"}))
+    found = read_videos(tmp_path / f"{file.name}#training")
+    names = [path.name for path in found.paths]
+    assert names == ["v_sJFgo9H6zNo.mp4", "v_sJFgo9H6zNo.mp4", "v_-V0_D4x2_20.mkv"] and found.files == 2
+    assert [found.classes[label] for label in found.labels] == [
+        "Fun sliding down",
+        "Putting in contact lenses",
+        "Fun sliding down",
+    ]
+    assert found.segments == ((0.0, 3.5), (4.1, 9.99), (1.0, 12.1))
+    assert found.groups[0] == found.groups[1] != found.groups[2]
+    with pytest.raises(UserError, match=r"several parts; name one: activity_net\.v1-3\.min\.json#training, .*#valid"):
         read_videos(file)
+    with pytest.raises(UserError, match="no labelled segments of part testing"):
+        read_videos(tmp_path / f"{file.name}#testing")
+    database["GoneGoneGon"]["annotations"][0]["segment"] = [0.5]
+    file.write_text(json.dumps({"database": database}))
+    with pytest.raises(UserError, match="video GoneGoneGon: .* is no segment with a label"):
+        read_videos(tmp_path / f"{file.name}#validation")
+
+
+@ENDINGS
+@LAST
+def test_a_table_with_names_groups_and_segments(tmp_path: Path, ending: str, last: bool) -> None:
+    lines = [
+        "path,label,group,begin_s,end_s",
+        "a 1.mp4,go left,ann,,",
+        '"b, c.mp4","say ""hi""",bob,1.5,2',
+        "# no video",
+        "a 1.mp4,go left,ann,0,0.5",
+    ]
+    found = read_videos(write(tmp_path / "list.csv", lines, ending, last))
+    assert [path.name for path in found.paths] == ["a 1.mp4", "b, c.mp4", "a 1.mp4"]
+    assert [found.classes[label] for label in found.labels] == ["go left", 'say "hi"', "go left"]
+    assert found.groups == ("ann", "bob", "ann") and found.segments == (None, (1.5, 2.0), (0.0, 0.5))
+    numbers = read_videos(
+        write(tmp_path / "n.csv", ["path,label", *(f"{k}.mp4,{k}" for k in (10, 9, 2))], ending, last)
+    )
+    assert numbers.classes == ("2", "9", "10") and numbers.labels == (2, 1, 0) and not numbers.segments
+    with pytest.raises(UserError, match="entry 2: a.mp4 is no 'path,label'"):
+        read_videos(write(tmp_path / "bad.csv", ["path,label", "a.mp4", "b.mp4,1"]))
 
 
 @ENDINGS

@@ -1,0 +1,193 @@
+"""What is wrong with a set of videos, file by file, and what would mend it. Rows of the index in, findings out."""
+
+import csv
+import io
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fastplan.data.lists import VideoList
+from fastplan.data.video import PICTURES
+from fastplan.errors import UserError
+
+Kind = Literal["bad", "short", "variable rate", "long GOP", "unsupported", "fallback", "duplicate"]
+
+_LONG_GOP = 60  # frames; a clip decodes half of it, on average, before its first frame
+_SHORT_GOP = 12
+_NVDEC_PIXELS = {  # what NVIDIA's decoder takes, by codec, in the formats that videos usually have
+    "h264": ("yuv420p", "yuvj420p"),
+    "hevc": ("yuv420p", "yuvj420p", "yuv420p10le", "yuv420p12le"),
+    "av1": ("yuv420p", "yuv420p10le"),
+    "vp8": ("yuv420p",),
+    "vp9": ("yuv420p", "yuv420p10le", "yuv420p12le"),
+    "mpeg4": ("yuv420p",),
+    "mjpeg": ("yuvj420p", "yuv420p"),
+}
+_SHOWN = (
+    "path",
+    "frames",
+    "codec",
+    "fps",
+    "duration_s",
+    "vfr",
+    "width",
+    "height",
+    "rotation",
+    "pixels",
+    "keyframes",
+    "gop",
+    "bytes",
+    "fallback",
+    "bad",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing about one file. detail: what was found. advice: what to do, one line."""
+
+    kind: Kind
+    detail: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One file. row: of the index. label: its class, None where it has none. findings: empty where all is well."""
+
+    row: Mapping[str, Any]
+    label: str | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Whether clips can be drawn from it."""
+        return not self.row["bad"]
+
+    def as_json(self) -> dict[str, Any]:
+        """Its facts and findings."""
+        facts = {name: self.row[name] for name in _SHOWN}
+        if self.row["sha256"]:
+            facts["sha256"] = self.row["sha256"]
+        if self.label is not None:
+            facts["label"] = self.label
+        return {**facts, "findings": [vars(finding) for finding in self.findings]}
+
+
+def check_videos(listed: VideoList, rows: Sequence[Mapping[str, Any]], *, span: int) -> list[Checked]:
+    """Every file with what was found.
+
+    rows: of the files of `listed`, in its order. span: frames that a clip covers; videos with fewer are short.
+    """
+    label_of = {place.absolute().path: label for place, label in zip(listed.places, listed.labels, strict=True)}
+    first_with: dict[str, str] = {}
+    checked = []
+    for row in rows:
+        findings = [*_findings(row, span)]
+        if row["sha256"] and (other := first_with.setdefault(row["sha256"], row["path"])) != row["path"]:
+            advice = "keep one of them, or let a group column keep them on one side of every split"
+            findings.append(Finding("duplicate", f"the same content as {other}", advice))
+        name = listed.classes[label_of[row["path"]]] if listed.classes else None
+        checked.append(Checked(row, name, tuple(findings)))
+    return checked
+
+
+def write_fix_list(file: Path, listed: VideoList, checked: Iterable[Checked]) -> int:
+    """A list of the videos that decode, to be given as --data; returns how many lines it has.
+
+    A `.csv` file keeps class names, groups and segments; any other has `path label` lines. Raises `UserError` where the
+    list cannot say it.
+    """
+    usable = {found.row["path"] for found in checked if found.usable}
+    kept = [n for n, place in enumerate(listed.places) if place.absolute().path in usable]
+    if any(listed.places[n].shard for n in kept):
+        raise UserError("a list cannot name members of shards; training leaves the bad ones out by itself")
+    names = [_listed_path(listed, n, file) for n in kept]
+    if file.suffix.lower() == ".csv":
+        text = _csv(listed, kept, names)
+    elif listed.segments:
+        raise UserError(f"{file.name}: only a .csv list can hold segments; give --fix-list a name that ends with .csv")
+    elif not listed.classes:
+        text = "".join(f"{name}\n" for name in names)
+    else:
+        text = "".join(f"{_quoted(name)} {listed.labels[n]}\n" for n, name in zip(kept, names, strict=True))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return len(kept)
+
+
+def _findings(row: Mapping[str, Any], span: int) -> Iterable[Finding]:
+    if row["bad"]:
+        yield Finding("bad", row["bad"], _advice_for_bad(row))
+        return
+    if row["frames"] < span:
+        advice = "clips repeat it (data.short=loop), hold its end (repeat_last) or refuse it (error); or leave it out"
+        yield Finding("short", f"{row['frames']} frames, a clip spans {span}", advice)
+    if row["codec"] == PICTURES:
+        return
+    if row["vfr"]:
+        rate = max(round(row["fps"]), 1)
+        detail = f"{row['fps']:.1f} frames a second on average, unevenly"
+        yield Finding("variable rate", detail, _ffmpeg(row, f"-vf fps={rate} -c:v libx264 -crf 18 -g {_SHORT_GOP}"))
+    if row["gop"] > _LONG_GOP:
+        detail = f"up to {row['gop']} frames from one keyframe to the next"
+        yield Finding("long GOP", detail, _ffmpeg(row, f"-c:v libx264 -crf 18 -g {_SHORT_GOP}"))
+    if row["pixels"] not in _NVDEC_PIXELS.get(row["codec"], ()):
+        detail = f"NVDEC decodes no {row['codec']} in {row['pixels']}: the CPU must"
+        yield Finding("unsupported", detail, _ffmpeg(row, f"-c:v libx264 -crf 18 -pix_fmt yuv420p -g {_SHORT_GOP}"))
+    if row["fallback"]:
+        apart = "do not lie in one piece" in row["fallback"]
+        way = "-c copy" if apart else f"-c:v libx264 -crf 18 -g {_SHORT_GOP}"
+        yield Finding("fallback", f"{row['fallback']}: clips go through the demuxer, slower", _ffmpeg(row, way))
+
+
+def _advice_for_bad(row: Mapping[str, Any]) -> str:
+    if "takes more than" in row["bad"]:
+        return "give it more time with data.probe_limit_s, or leave it out"
+    if row["bad"] == "no such file" or row["shard"]:
+        return "fetch it again, or leave it out (--fix-list)"
+    return f"fetch it again; what is left of it: {_ffmpeg(row, '-c:v libx264 -crf 18', '-err_detect ignore_err ')}"
+
+
+def _ffmpeg(row: Mapping[str, Any], how: str, before: str = "") -> str:
+    if row["shard"]:
+        return f"re-encode it when the shard is written: ffmpeg ... {how}"
+    path = Path(row["path"])
+    return (
+        f"ffmpeg {before}-i {shlex.quote(str(path))} {how} {shlex.quote(str(path.with_name(f'{path.stem}.new.mp4')))}"
+    )
+
+
+def _listed_path(listed: VideoList, number: int, file: Path) -> str:
+    place = listed.places[number].absolute()
+    path = Path(place.path if place.first_picture is None else Path(place.path).parent)
+    base = file.resolve().parent
+    name = str(path.relative_to(base) if path.is_relative_to(base) else path)
+    if "\n" in name or "\r" in name:
+        raise UserError(f"a list cannot hold {name!r}: rename it")
+    return name
+
+
+def _quoted(name: str) -> str:
+    plain = not (set(name) & set(" \t'\"") or name.startswith("#"))
+    return name if plain else f'"{name}"'
+
+
+def _csv(listed: VideoList, kept: Sequence[int], names: Sequence[str]) -> str:
+    grouped = len(set(listed.groups)) < len(listed.places)
+    columns: dict[str, list[Any]] = {"path": list(names)}
+    if listed.classes:
+        columns["label"] = [listed.classes[listed.labels[n]] for n in kept]
+    if grouped:
+        columns["group"] = [listed.groups[n] for n in kept]
+    if listed.segments:
+        columns["begin_s"], columns["end_s"] = (
+            [part[side] if (part := listed.segments[n]) else "" for n in kept] for side in (0, 1)
+        )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()

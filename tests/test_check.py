@@ -1,0 +1,127 @@
+"""`fastplan check` on real files, through the real command line."""
+
+import csv
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastplan.check import check_videos
+from fastplan.data.index import build_index, probe_files
+from fastplan.data.lists import VideoList, read_videos
+from fastplan.data.storage import Place
+from fastplan.data.synthetic import write_grey
+from numbered_videos import write_numbered
+
+
+def check(*words: object, cache: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "fastplan.cli", "check", *map(str, words), f"data.cache={cache}", "data.threads=2"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_the_shared_videos_agree_with_their_manifest(shared, tmp_path):
+    """Frame counts, timing, keyframes and format of 27 real files, as another decoder counted them."""
+    with (shared / "videos" / "manifest.csv").open() as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    done = check(shared / "videos", "--json", cache=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {Path(video["path"]).name: video for video in json.loads(done.stdout)["videos"]}
+    assert set(found) == set(rows)
+    for name, row in rows.items():
+        video = found[name]
+        counts = {int(row["frames_decoded"])} | ({165} if name == "mmaction2__test.avi" else set())
+        assert video["frames"] in counts, name
+        facts = (row["codec"], row["pix_fmt"], int(row["bytes"]), int(row["keyframes"]), row["vfr"] == "yes")
+        assert (video["codec"], video["pixels"], video["bytes"], video["keyframes"], video["vfr"]) == facts, name
+        assert video["fps"] == pytest.approx(float(row["avg_fps"]), abs=0.01), name
+        assert video["duration_s"] == pytest.approx(float(row["duration_s"]), abs=0.15), name
+        assert (video["rotation"] - int(row["rotation"])) % 360 == 0, name
+    kinds = {(finding["kind"], name) for name, video in found.items() for finding in video["findings"]}
+    assert {name for kind, name in kinds if kind == "short"} == {"decord__video_0.mov", "decord__video_90.mov"}
+    assert ("unsupported", "imageio__cockatoo.mp4") in kinds and ("long GOP", "mmaction2__test.mp4") in kinds
+    for video in found.values():
+        for finding in video["findings"]:
+            assert "\n" not in finding["advice"]
+            if finding["advice"].startswith("ffmpeg"):
+                assert shlex.split(finding["advice"])[2] == video["path"]
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """Two classes; a video that is there twice, one that is cut off, one that is none, one with a name to quote."""
+    root = tmp_path / "mixed"
+    for label in ("go left", "stop"):
+        for number in range(2):
+            write_numbered(root / label / f"{number}.mp4", 24 + number + 5 * (label == "stop"))
+    shutil.copy(root / "stop" / "0.mp4", root / "go left" / 'a "b" 7.mp4')
+    (root / "stop" / "none.mp4").write_text("no video")
+    whole = (root / "stop" / "1.mp4").read_bytes()
+    (root / "go left" / "cut.mp4").write_bytes(whole[: len(whole) // 3])
+    return root
+
+
+def test_a_folder_per_class_with_bad_files(mixed, tmp_path):
+    done = check(mixed, "--span", "26", "--hash", "--fix-list", tmp_path / "clean.csv", cache=tmp_path / "cache")
+    assert done.returncode == 1, done.stderr
+    text = " ".join(done.stdout.split())
+    assert "bad: 2 of 7" in text and "go left/cut.mp4: cannot be decoded" in text and "stop/none.mp4" in text
+    assert "short: 2 of 7" in text and "0.mp4: 24 frames, a clip spans 26" in text
+    assert "duplicate: 1 of 7" in text and "stop/0.mp4: the same content as" in text
+    assert "7 files, 137 frames; 2 are left out" in text
+    assert "5 videos" in done.stderr
+
+
+def test_the_fix_list_can_be_trained_on(mixed, tmp_path):
+    """Names of classes, groups and odd file names survive; what is bad is gone."""
+    whole = build_index(read_videos(mixed), cache_dir=tmp_path / "cache", threads=1)
+    for name in ("clean.csv", "clean.txt"):
+        done = check(mixed, "--fix-list", tmp_path / name, cache=tmp_path / "cache")
+        assert done.returncode == 1, done.stderr
+        index = build_index(read_videos(tmp_path / name), cache_dir=tmp_path / "cache", threads=1)
+        assert not index.bad and len(index) == 5
+        assert index.classes == (("go left", "stop") if name == "clean.csv" else ("0", "1"))
+        assert index.labels_N.tolist() == whole.labels_N.tolist()
+        assert [video.path for video in index.videos] == [video.path for video in whole.videos]
+
+
+def test_a_flat_folder_and_a_single_video(tmp_path):
+    for number in range(3):
+        write_numbered(tmp_path / "flat" / f"{number}.mp4", 20 + number)
+    done = check(tmp_path / "flat", "--json", "--fix-list", tmp_path / "list.txt", cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    videos = json.loads(done.stdout)["videos"]
+    assert [video["frames"] for video in videos] == [20, 21, 22] and "label" not in videos[0]
+    assert (tmp_path / "list.txt").read_text() == "flat/0.mp4\nflat/1.mp4\nflat/2.mp4\n"
+    one = check(tmp_path / "flat" / "1.mp4", "--json", cache=tmp_path / "cache")
+    assert [video["frames"] for video in json.loads(one.stdout)["videos"]] == [21]
+
+
+def test_mistakes_are_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for word, message in (("empty", "has no videos"), ("gone", "there is no data at")):
+        done = check(tmp_path / word, cache=tmp_path / "cache")
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    write_numbered(tmp_path / "empty" / "a.mp4", 20)
+    done = check(tmp_path / "empty", "data.picture_pattern=img.jpg", cache=tmp_path / "cache")
+    assert done.returncode == 2 and "data.picture_pattern 'img.jpg' names no numbered file" in done.stderr
+
+
+def test_findings_of_files_made_for_them(tmp_path):
+    """A group of 90 frames, MPEG-TS, and a codec that NVDEC lacks, each found and nothing else."""
+    grey_THW = np.random.default_rng(0).integers(0, 255, (90, 48, 48), np.uint8)
+    wanted = {"long.webm": ["long GOP"], "stream.ts": ["fallback"], "old.avi": ["unsupported"], "good.mp4": []}
+    write_grey(tmp_path / "long.webm", grey_THW, encoder="libvpx-vp9")
+    write_grey(tmp_path / "stream.ts", grey_THW[:20], encoder="libx264")
+    write_grey(tmp_path / "old.avi", grey_THW[:20], encoder="msmpeg4")
+    write_grey(tmp_path / "good.mp4", grey_THW[:20], encoder="libx264")
+    places = tuple(Place(str(tmp_path / name)) for name in wanted)
+    _, rows = probe_files(places, cache_dir=tmp_path / "cache", threads=1)
+    listed = VideoList(places, (0,) * 4, tuple(wanted), ())
+    found = check_videos(listed, rows.to_pylist(), span=16)
+    assert {Path(one.row["path"]).name: [finding.kind for finding in one.findings] for one in found} == wanted
+    assert "-c copy" in found[1].findings[0].advice and "-pix_fmt yuv420p" in found[2].findings[0].advice
