@@ -3,6 +3,7 @@
 import csv
 import io
 import shlex
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +83,14 @@ def check_videos(listed: VideoList, rows: Sequence[Mapping[str, Any]], *, span: 
     rows: of the files of `listed`, in its order. span: frames that a clip covers; videos with fewer are short.
     """
     label_of = {place.absolute().path: label for place, label in zip(listed.places, listed.labels, strict=True)}
+    parts_of: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for place, segment in zip(listed.places, listed.segments, strict=False):
+        if segment is not None:
+            parts_of[place.absolute().path].append(segment)
     first_with: dict[str, str] = {}
     checked = []
     for row in rows:
-        findings = [*_findings(row, span)]
+        findings = [*_findings(row, parts_of[row["path"]], span)]
         if row["sha256"] and (other := first_with.setdefault(row["sha256"], row["path"])) != row["path"]:
             advice = "keep one of them, or let a group column keep them on one side of every split"
             findings.append(Finding("duplicate", f"the same content as {other}", advice))
@@ -118,13 +123,16 @@ def write_fix_list(file: Path, listed: VideoList, checked: Iterable[Checked]) ->
     return len(kept)
 
 
-def _findings(row: Mapping[str, Any], span: int) -> Iterable[Finding]:
+def _findings(row: Mapping[str, Any], parts_s: Sequence[tuple[float, float]], span: int) -> Iterable[Finding]:
     if row["bad"]:
         yield Finding("bad", row["bad"], _advice_for_bad(row))
         return
-    if row["frames"] < span:
+    shortest = min([(end_s - begin_s, begin_s) for begin_s, end_s in parts_s], default=(row["duration_s"], 0.0))
+    frames = min(row["frames"], round(shortest[0] * row["fps"])) if parts_s else row["frames"]
+    if frames < span:
         advice = "clips repeat it (data.short=loop), hold its end (repeat_last) or refuse it (error); or leave it out"
-        yield Finding("short", f"{row['frames']} frames, a clip spans {span}", advice)
+        where = f" in the segment from {shortest[1]:g} s" if parts_s else ""
+        yield Finding("short", f"{frames} frames{where}, a clip spans {span}", advice)
     if row["codec"] == PICTURES:
         return
     if row["vfr"]:

@@ -168,7 +168,7 @@ def _videos_below(folder: Path, pictures: PictureNames) -> Iterator[Place]:
 def _read_shards(names: Sequence[str], cache_dir: Path | None) -> VideoList:
     members = [member for name in names for member in shard_members(name, cache_dir=cache_dir)]
     if not members:
-        raise UserError(f"{names[0]}{' and the others' if names[1:] else ''} hold no videos")
+        raise UserError(f"{names[0]} holds no videos")
     numbers = [member.label for member in members if isinstance(member.label, int)]
     if len(numbers) == len(members):
         classes = _numbered_classes(numbers, names[0])

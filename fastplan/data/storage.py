@@ -8,19 +8,23 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import fsspec
 
 from fastplan.data.pictures import picture_files
+from fastplan.errors import UserError
 
 _BUFFER_BYTES = 1 << 18
 
 
 class ByteRange(Protocol):
-    """Something that is read by range; `size` is in bytes."""
+    """Something that is read by range."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """In bytes."""
 
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset`, fewer at the end."""
@@ -71,7 +75,7 @@ class Place(NamedTuple):
         file = self.shard or self.path
         try:
             if is_remote(file):
-                filesystem, name = fsspec.core.url_to_fs(file)
+                filesystem, name = _open_filesystem(file)
                 return str(filesystem.ukey(name))
             if self.first_picture is not None:
                 seen = [(status.st_size, status.st_mtime_ns) for status in picture_files(file)]
@@ -101,12 +105,14 @@ class _LocalFile:
 
 class _RemoteFile:
     def __init__(self, url: str) -> None:
-        self._filesystem, self._name = fsspec.core.url_to_fs(url)
-        self.size = int(self._filesystem.size(self._name))
+        self._filesystem, self._name = _open_filesystem(url)
+
+    @cached_property
+    def size(self) -> int:
+        return int(self._filesystem.size(self._name))
 
     def read(self, offset: int, size: int) -> bytes:
-        end = min(offset + size, self.size)
-        return bytes(self._filesystem.cat_file(self._name, offset, end)) if offset < end else b""
+        return bytes(self._filesystem.cat_file(self._name, offset, offset + size)) if size else b""
 
     def close(self) -> None:
         """Connections are fsspec's to keep."""
@@ -115,10 +121,18 @@ class _RemoteFile:
 class _Part:
     def __init__(self, whole: ByteRange, begin: int, size: int) -> None:
         self._whole, self._begin = whole, begin
-        self.size = max(min(size, whole.size - begin), 0)
+        self.size = size  # as listed: asking a store for the size of the shard would cost a request for every clip
 
     def read(self, offset: int, size: int) -> bytes:
         return self._whole.read(self._begin + offset, max(min(size, self.size - offset), 0))
+
+
+def _open_filesystem(url: str) -> tuple[Any, str]:
+    try:
+        filesystem, name = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{url} cannot be opened: {error}") from None  # a package for this kind of store is missing
+    return filesystem, name
 
 
 class Stream(io.RawIOBase):
