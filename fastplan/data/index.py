@@ -7,7 +7,7 @@ when it is asked for, and packet tables stay on disk.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -154,15 +154,14 @@ def probe_files(
     wanted = {place.path: place for place in (place.absolute() for place in places)}
     store = IndexStore(cache_dir)
     todo = dict(wanted)
-    stamps: dict[str, str] = {}
+    shard_stamps: dict[str, str] = {}
     known = store.find(wanted)
-    columns = (known[name].to_pylist() for name in ("path", "stamp", "bad", "sha256"))
-    for path, stamp, bad, sha256 in zip(*columns, strict=True):
+    for path, stamp, bad, sha256 in _rows(known, ("path", "stamp", "bad", "sha256")):
         place = wanted[path]
-        file = place.shard or path
-        if file not in stamps or not place.shard:
-            stamps[file] = place.stamp()
-        if stamp == stamps[file] and (bad or sha256 or not hash_content) and too_slow(bad) in (None, limit_s):
+        if place.shard and place.shard not in shard_stamps:
+            shard_stamps[place.shard] = place.stamp()
+        now = shard_stamps[place.shard] if place.shard else place.stamp()
+        if stamp == now and (bad or sha256 or not hash_content) and too_slow(bad) in (None, limit_s):
             del todo[path]
             on_video()
     if todo:
@@ -171,8 +170,13 @@ def probe_files(
                 writer.add(row)
                 on_video()
         known = store.find(wanted)
-    at = {path: n for n, path in enumerate(known["path"].to_pylist())}
-    return store, known.take(pa.array([at[path] for path in wanted], pa.int64())).combine_chunks()
+    return store, known
+
+
+def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Row by row, a few in memory at a time."""
+    for batch in table.select(columns).to_batches(max_chunksize=1024):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 class _StoredVideos(Sequence[VideoInfo]):
@@ -195,7 +199,7 @@ class _StoredVideos(Sequence[VideoInfo]):
         row, first, frames = self._part_N3[number].tolist()
         *values, size, file, place = (column[row].as_py() for column in self._columns)
         shown = dict(zip(_STORED, values, strict=True), first=first, frames=frames, bytes=size)
-        return video_of(shown, no_table if shown["fallback"] else partial(self._store.table, file, place))
+        return video_of(shown, no_table if shown["fallback"] else partial(self._store.table, file, place, size))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)

@@ -68,7 +68,8 @@ class Place(NamedTuple):
         """The same place from whatever folder one looks."""
         if is_remote(self.shard or self.path):
             return self
-        return self._replace(path=os.path.abspath(self.path), shard=self.shard and os.path.abspath(self.shard))
+        path, shard = os.path.abspath(self.path), self.shard and os.path.abspath(self.shard)
+        return self if (path, shard) == (self.path, self.shard) else self._replace(path=path, shard=shard)
 
     def stamp(self) -> str:
         """Changes when the file does; empty where there is none."""

@@ -2,11 +2,12 @@
 
 A file of the index is written once and never changed. A later row of the same path counts, so a scan that finds
 something new only adds a file, a scan that is killed keeps what it had written, and readers need no lock. Now and then
-the files are merged. Packet tables stay on disk: a row's table is read when a clip is decoded, and those used last are
-kept within a bound.
+the files are merged. Beside `NAME.parquet` with the facts lies `NAME.packets`, Parquet too, with the packet tables of
+the same rows in small groups: a table is read when a clip is decoded, and those used last are kept within a bound.
 """
 
 import fcntl
+import json
 import os
 import threading
 import time
@@ -33,43 +34,34 @@ _MOST_FILES = 16
 _KEPT_TABLES = 4096  # 20 MB of tables for videos of 300 frames
 _STALE_S = 24 * 3600.0
 
-_CODING = pa.struct(
-    [
-        ("codec", pa.string()),
-        ("tag", pa.string()),
-        ("extradata", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("colours", pa.list_(pa.int32())),
-        ("prime", pa.bool_()),
-    ]
-)
 _PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 FACTS = pa.schema([(name, _PLAIN[kind]) for name, kind in Probed.__annotations__.items() if kind in _PLAIN])
-_LISTS = {
-    "pts": pa.int64(),
-    "packet_offset": pa.int64(),
-    "packet_size": pa.int32(),
-    "packet_order": pa.int32(),
-    "packet_flags": pa.uint8(),
-}
-_TABLE = ("coding", *(name for name in _LISTS if name != "pts"))
-SCHEMA = pa.schema(
-    [*FACTS, ("coding", _CODING), *((name, pa.list_(kind)) for name, kind in _LISTS.items())],
-    metadata={"fastplan.index": str(_VERSION)},
+PACKETS = pa.schema(
+    [
+        ("coding", pa.string()),
+        ("packet_offset", pa.list_(pa.int64())),
+        ("packet_size", pa.list_(pa.int32())),
+        ("packet_order", pa.list_(pa.int32())),
+        ("packet_flags", pa.list_(pa.uint8())),
+        ("pts", pa.list_(pa.int64())),
+    ]
 )
+SCHEMA = pa.schema([*FACTS, *PACKETS])
+_TABLE = PACKETS.names[:-1]
+_DELTA = ("packet_offset", "packet_size", "packet_order", "pts")
+_MARK = {"fastplan.index": str(_VERSION)}
 
 
 def as_batch(found: Probed) -> pa.RecordBatch:
-    """One row. packet_flags are the sums of `fastplan.data.packets`; 1 marks a keyframe."""
+    """One row of `SCHEMA`. packet_flags are the sums of `fastplan.data.packets`; 1 marks a keyframe."""
     row: dict[str, Any] = {name: getattr(found, name) for name in FACTS.names}
     table = found.table
-    row["pts"] = found.pts_R
-    row["coding"] = table.coding._asdict() if table else None
+    row["coding"] = json.dumps(table.coding) if table else None
     row["packet_offset"] = table.offset_P if table else None
     row["packet_size"] = table.size_P if table else None
     row["packet_order"] = table.order_P if table else None
     row["packet_flags"] = table.flags_P if table else None
+    row["pts"] = found.pts_R
     return pa.RecordBatch.from_pydict({name: [value] for name, value in row.items()}, schema=SCHEMA)
 
 
@@ -94,19 +86,17 @@ class IndexStore:
                 self._files.pop(name, None)  # merged away meanwhile, or damaged: those rows are probed again
         schema = FACTS.append(pa.field("file", pa.string())).append(pa.field("row", pa.int64()))
         table = pa.Table.from_batches(found, schema)
-        first_of: dict[str, int] = {}
-        for number, path in enumerate(table["path"].to_pylist()):
-            first_of.setdefault(path, number)
-        return table.take(pa.array(first_of.values(), pa.int64())).combine_chunks()
+        first_rows = pc.index_in(wanted, value_set=table["path"].combine_chunks()).drop_null()
+        return table.take(first_rows).combine_chunks()
 
-    def table(self, file: str, row: int) -> PacketTable | None:
-        """The packet table of a row, None where it has none. Raises `OSError` where the index is gone."""
+    def table(self, file: str, row: int, file_bytes: int) -> PacketTable | None:
+        """The packet table of a row, of a video of so many bytes; None where it has none."""
         key = (file, row)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        table = self._files[file].table(row)
+        table = self._files[file].table(row, file_bytes)
         with self._lock:
             self._kept[key] = table
             if len(self._kept) > _KEPT_TABLES:
@@ -115,8 +105,7 @@ class IndexStore:
 
     def pts(self, file: str, row: int) -> npt.NDArray[np.int64]:
         """The timestamps of a row, as in `Timing`."""
-        values = self._files[file].cells(row, ("pts",))["pts"]
-        return np.array(values.as_py(), np.int64)
+        return np.array(self._files[file].cells(row, ("pts",))["pts"].as_py(), np.int64)
 
     @contextmanager
     def writer(self) -> Iterator["_Writer"]:
@@ -133,25 +122,23 @@ class IndexStore:
 
 
 class _File:
-    """One file of the index; it is opened once and can be read after it was merged away."""
+    """One file of the index; the packets are opened at once, and can be read after it was merged away."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._open()
 
     def _open(self) -> None:
-        self._parquet = pq.ParquetFile(self._path, memory_map=True)
-        groups = self._parquet.metadata
+        self._packets = pq.ParquetFile(self._path.with_suffix(".packets"), memory_map=True)
+        groups = self._packets.metadata
         rows = [groups.row_group(n).num_rows for n in range(groups.num_row_groups)]
         self._begin_G = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
         self._lock = threading.Lock()
 
     def rows_of(self, wanted: pa.Array) -> Iterator[pa.RecordBatch]:
-        if not _is_current(self._parquet):
-            return
         begin = 0
-        with self._lock:
-            for batch in self._parquet.iter_batches(columns=FACTS.names):
+        with pq.ParquetFile(self._path) as facts:
+            for batch in facts.iter_batches(use_threads=False) if _is_current(facts) else ():
                 rows = pa.array(np.arange(begin, begin + len(batch)))
                 begin += len(batch)
                 name = pa.array([self._path.name] * len(batch), pa.string())
@@ -159,20 +146,20 @@ class _File:
                 yield batch.append_column("file", name).append_column("row", rows).filter(mask)
 
     def cells(self, row: int, columns: Collection[str]) -> dict[str, Any]:
-        """The cells of one row."""
+        """Cells of one row of packets."""
         group = int(np.searchsorted(self._begin_G, row, side="right")) - 1
         with self._lock:
-            read = self._parquet.read_row_group(group, columns=list(columns), use_threads=False)
+            read = self._packets.read_row_group(group, columns=list(columns), use_threads=False)
         return {name: read[name][row - int(self._begin_G[group])] for name in columns}
 
-    def table(self, row: int) -> PacketTable | None:
-        cells = self.cells(row, ("bytes", *_TABLE))
-        coding = cells["coding"].as_py()
-        if coding is None:
+    def table(self, row: int, file_bytes: int) -> PacketTable | None:
+        cells = self.cells(row, _TABLE)
+        if not cells["coding"].is_valid:
             return None
-        coding["colours"] = tuple(coding["colours"])
+        codec, tag, extradata, width, height, colours, prime = json.loads(cells["coding"].as_py())
         columns = (cells[name].values.to_numpy().copy() for name in _TABLE[1:])
-        return PacketTable(Coding(**coding), cells["bytes"].as_py(), *columns)
+        coding = Coding(codec, tag, extradata, width, height, tuple(colours), prime)
+        return PacketTable(coding, file_bytes, *columns)
 
     def __getstate__(self) -> dict[str, Path]:
         return {"_path": self._path}
@@ -188,14 +175,13 @@ class _Writer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._waiting: list[pa.RecordBatch] = []
-        self._parquet: pq.ParquetWriter | None = None
-        self._file = self._partial = folder
+        self._file: _Pair | None = None
         self._rows = 0
         self._begun_s = 0.0
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Add rows of `SCHEMA`."""
-        if not self._waiting and self._parquet is None:
+        if not self._waiting and self._file is None:
             self._begun_s = time.monotonic()
         self._waiting.append(batch)
         if sum(map(len, self._waiting)) >= _GROUP_ROWS:
@@ -207,29 +193,45 @@ class _Writer:
         """Finish the file that is being written, if any."""
         if self._waiting:
             self._write()
-        if self._parquet is not None:
-            self._parquet.close()
-            self._parquet, self._rows = None, 0
-            self._partial.replace(self._file)
+        if self._file is not None:
+            self._file.close()
+            self._file, self._rows = None, 0
 
     def _write(self) -> None:
-        if self._parquet is None:
-            self._file = self._folder / f"{time.time_ns()}-{os.getpid()}.parquet"
-            self._partial = self._file.with_suffix(".partial")
-            self._parquet = _parquet_writer(self._partial)
-        self._parquet.write_table(pa.Table.from_batches(self._waiting, SCHEMA))
-        self._rows += sum(map(len, self._waiting))
+        if self._file is None:
+            self._file = _Pair(self._folder / f"{time.time_ns()}-{os.getpid()}.parquet")
+        rows = pa.Table.from_batches(self._waiting, SCHEMA)
+        self._file.write(rows.select(FACTS.names), rows.select(PACKETS.names))
+        self._rows += len(rows)
         self._waiting = []
 
 
-def _parquet_writer(file: Path) -> pq.ParquetWriter:
-    return pq.ParquetWriter(
-        file,
-        SCHEMA,
-        compression="zstd",
-        use_dictionary=["codec", "pixels", "fallback", "bad", "shard"],
-        column_encoding={f"{name}.list.element": "DELTA_BINARY_PACKED" for name in _LISTS if name != "packet_flags"},
-    )
+class _Pair:
+    """A file of facts and one of packets, row by row the same; they appear when both are finished."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._partial = path.with_suffix(".partial"), path.with_suffix(".packets.partial")
+        self._facts: list[pa.Table] = []
+        self._packets = pq.ParquetWriter(
+            self._partial[1],
+            PACKETS,
+            compression="zstd",
+            use_dictionary=False,
+            write_statistics=False,  # nobody asks for them, and readers hold them in memory
+            column_encoding={f"{name}.list.element": "DELTA_BINARY_PACKED" for name in _DELTA},
+        )
+
+    def write(self, facts: pa.Table, packets: pa.Table) -> None:
+        self._facts.append(facts)
+        self._packets.write_table(packets, row_group_size=_GROUP_ROWS)
+
+    def close(self) -> None:
+        self._packets.close()
+        facts = pa.concat_tables(self._facts).replace_schema_metadata(_MARK)
+        pq.write_table(facts, self._partial[0], compression="zstd", write_statistics=False)
+        self._partial[1].replace(self._path.with_suffix(".packets"))
+        self._partial[0].replace(self._path)
 
 
 def _is_current(parquet: pq.ParquetFile) -> bool:
@@ -257,27 +259,31 @@ def _merge(folder: Path) -> None:
         except BlockingIOError:
             return
         names = _names(folder)
-        merged = folder / f"{Path(names[-1]).stem}-merged.parquet"  # files that come meanwhile are newer
-        partial = merged.with_suffix(".partial")
+        merged = _Pair(folder / f"{Path(names[-1]).stem}-merged.parquet")  # files that come meanwhile are newer
         seen: set[str] = set()
-        with _parquet_writer(partial) as writer:
-            for name in reversed(names):
-                for rows in _unseen(folder / name, seen):
-                    writer.write_table(rows, row_group_size=_GROUP_ROWS)
-        partial.replace(merged)
+        for name in reversed(names):
+            for facts, packets in _unseen(folder / name, seen):
+                merged.write(facts, packets)
+        merged.close()
         for name in names:
             (folder / name).unlink()
+            (folder / name).with_suffix(".packets").unlink(missing_ok=True)
 
 
-def _unseen(file: Path, seen: set[str]) -> Iterator[pa.Table]:
+def _unseen(file: Path, seen: set[str]) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Facts and packets of the rows whose paths are not in `seen`; they are then."""
     try:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file) as parquet, pq.ParquetFile(file.with_suffix(".packets")) as packets:
             if not _is_current(parquet):
                 return
-            for batch in parquet.iter_batches(batch_size=8 * _GROUP_ROWS):
-                paths = batch["path"].to_pylist()
-                mask = [path not in seen for path in paths]
-                seen.update(paths)
-                yield pa.Table.from_batches([batch.filter(pa.array(mask))])
+            facts = parquet.read()
+            new = pa.array([path not in seen for path in facts["path"].to_pylist()], pa.bool_())
+            begin = 0
+            for number in range(packets.num_row_groups):
+                group = packets.read_row_group(number)
+                mask = new.slice(begin, len(group))
+                yield facts.slice(begin, len(group)).filter(mask), group.filter(mask)
+                begin += len(group)
+            seen.update(facts["path"].to_pylist())
     except (OSError, pa.ArrowInvalid):
         return  # damaged: its rows are probed again

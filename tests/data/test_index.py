@@ -51,7 +51,7 @@ def test_bad_files_are_left_out_counted_and_listed(numbered, tmp_path):
     listed = read_videos(data)
     index = build_index(listed, cache_dir=tmp_path / "cache", threads=2)
     assert len(index) == 6
-    assert {Path(bad.path).name for bad in index.bad} == {"empty.mp4", "text.mp4", "cut.mp4"}
+    assert {Path(bad.path).name for bad in index.bad} == {"empty.mp4", "text.mp4", "cut.mp4", "gone.mp4"}
     assert all(bad.reason for bad in index.bad)
     assert isinstance(probe(data / "b" / "gone.mp4"), BadVideo)
     assert probe(data / "b").reason == "a folder, not a file"

@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_decode_exact import H264, write
@@ -52,7 +54,7 @@ def test_a_row_comes_back_as_it_was(tmp_path: Path) -> None:
     (row,) = index.find([str(file)]).to_pylist()
     assert Probed(**{name: row[name] for name in store.FACTS.names}) == found
     assert index.pts(row["file"], row["row"]).tolist() == found.pts_R.tolist()
-    table = index.table(row["file"], row["row"])
+    table = index.table(row["file"], row["row"], row["bytes"])
     assert (table.coding, table.file_bytes) == (found.table.coding, file.stat().st_size)
     for name in ("offset_P", "size_P", "order_P", "flags_P"):
         stored, fresh = getattr(table, name), getattr(found.table, name)
@@ -62,14 +64,15 @@ def test_a_row_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_the_index_is_parquet_that_others_can_read(tmp_path: Path, numbered: Path) -> None:
     build_index(read_videos(numbered), cache_dir=tmp_path, threads=1)
     (file,) = tmp_path.glob("*.parquet")
-    for row in pq.read_table(file).to_pylist():
+    packets = pq.read_table(file.with_suffix(".packets")).to_pylist()
+    for row, table in zip(pq.read_table(file).to_pylist(), packets, strict=True):
         frames = int(Path(row["path"]).stem.split("_")[1])
         assert (row["frames"], row["codec"], row["vfr"], row["bad"]) == (frames, "h264", False, "")
         assert row["duration_s"] == pytest.approx(frames / 25)
-        assert len(row["packet_offset"]) == frames and len(row["pts"]) == frames
+        assert len(table["packet_offset"]) == frames and len(table["pts"]) == frames
         content = Path(row["path"]).read_bytes()
-        assert sum(row["packet_size"]) < row["bytes"] == len(content)
-        assert sum(flags & 1 for flags in row["packet_flags"]) == row["keyframes"]
+        assert sum(table["packet_size"]) < row["bytes"] == len(content)
+        assert sum(flags & 1 for flags in table["packet_flags"]) == row["keyframes"]
     assert file.stat().st_size < 60_000
 
 
@@ -126,9 +129,9 @@ def test_files_are_merged_and_the_newest_row_counts(tmp_path: Path) -> None:
         assert set(rows) == set(wanted)
         assert rows["same"]["frames"] == store._MOST_FILES + 2
         assert all(rows[f"own {number}"]["frames"] == number for number in range(store._MOST_FILES + 3))
-        table = reader.table(rows[str(path)]["file"], rows[str(path)]["row"])
+        table = reader.table(rows[str(path)]["file"], rows[str(path)]["row"], real.bytes)
         assert table.offset_P.tolist() == real.table.offset_P.tolist()
-    assert len(index.table(early["file"], early["row"])) == 30  # from a file that is gone but open
+    assert len(index.table(early["file"], early["row"], real.bytes)) == 30  # from a file that is gone but open
 
 
 _KILLED = """
@@ -211,6 +214,32 @@ def test_workers_that_cannot_start_are_a_defect(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(probing, "_START", "import no_such_module")
     with pytest.raises(RuntimeError, match="probing does not start: ModuleNotFoundError"):
         probe_files([Place(str(copies(tmp_path, 1) / "0.mp4"))], cache_dir=tmp_path / "cache", threads=1)
+
+
+def test_packet_tables_of_many_videos_are_not_held_in_memory(tmp_path: Path) -> None:
+    """1,500 tables of 2,000 packets, 50 MB of them: while they are written and when they are found, Arrow holds few."""
+    file = tmp_path / "a.mp4"
+    write(file, "libx264", frames=8, **H264)
+    small = probe_place(Place(str(file)))
+    columns = {
+        "offset_P": np.arange(2000, dtype=np.int64) * 1000,
+        "size_P": np.full(2000, 900, np.int32),
+        "order_P": np.arange(2000, dtype=np.int32),
+        "flags_P": np.full(2000, 17, np.uint8),
+    }
+    large = replace(small, table=replace(small.table, **columns), pts_R=np.arange(2000))
+    index = IndexStore(tmp_path / "index")
+    before = pa.total_allocated_bytes()
+    most = 0
+    paths = [f"/videos/{number}.mp4" for number in range(1500)]
+    with index.writer() as writer:
+        for path in paths:
+            writer.add(as_batch(replace(large, path=path)))
+            most = max(most, pa.total_allocated_bytes() - before)
+    rows = index.find(paths)
+    held = pa.total_allocated_bytes() - before
+    assert len(rows) == 1500 and most < 6e6 and held < 1e6, (most, held)
+    assert len(index.table(rows["file"][1234].as_py(), rows["row"][1234].as_py(), small.bytes)) == 2000
 
 
 def test_tables_are_kept_within_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
