@@ -130,6 +130,20 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings, as in configs/default.yaml")
     check.set_defaults(run_command=_check, interrupted="what was probed is kept: run it again to go on")
 
+    networks = commands.add_parser(
+        "networks",
+        help="list the networks, what they cost and which clips they take",
+        description="The networks of network.name: parameters, multiply-adds of a clip, shortest clip. Nothing is "
+        "computed, so no GPU is needed.",
+    )
+    networks.add_argument("names", nargs="*", metavar="NAME", help="only these (default: all)")
+    networks.add_argument(
+        "--frames", type=int, nargs="+", metavar="N", default=[16, 32, 64], help="clip lengths (16 32 64)"
+    )
+    networks.add_argument("--size", type=int, metavar="PX", default=224, help="side of a clip in pixels (224)")
+    networks.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    networks.set_defaults(run_command=_networks)
+
     doctor = commands.add_parser(
         "doctor",
         help="say what this machine has",
@@ -241,6 +255,31 @@ def _check(arguments: argparse.Namespace) -> int:
     else:
         print_checked(make_console(), checked, arguments.data)
     return 0 if all(one.usable for one in checked) else 1
+
+
+def _networks(arguments: argparse.Namespace) -> int:
+    from fastplan.clips import ClipSpec
+    from fastplan.models.cost import measure
+    from fastplan.models.networks import NETWORKS, network_spec
+    from fastplan.report.networks import costs_json, costs_table
+    from fastplan.report.terminal import Terminal, make_console
+
+    names, frames, size = arguments.names or list(NETWORKS), sorted(set(arguments.frames)), arguments.size
+    for length in frames:
+        ClipSpec.consecutive(length, size=size)  # a mistake is named before anything is counted
+    for name in names:
+        network_spec(name)
+    costs = []
+    with Terminal(make_console(stderr=True)) as terminal:
+        step = terminal.progress("Counting", len(names))
+        for name in names:
+            costs.append(measure(name, frames=frames, size=size, classes=400))
+            step()
+    if arguments.json:
+        print(costs_json(costs, size))
+    else:
+        make_console().print(costs_table(costs, frames, size))
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """The command line: its flags, and one clear line with a non-zero exit for every mistake users make."""
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,7 @@ FLAGS = {
     "plan": {"--state-graph", "--plan", "--data", "--val", "--config", "--device", "--seed", "--draw"},
     "test": {"--run", "--data", "--clips"},
     "check": {"--json", "--fix-list", "--span", "--hash"},
+    "networks": {"--frames", "--size", "--json"},
     "doctor": set(),
 }
 
@@ -162,6 +164,27 @@ def test_plan_draws_graph_and_plan(capsys, tmp_path):
     assert status == 0 and "<!-- lr 0.001 -->" in (tmp_path / "plan.svg").read_text()
     status, _, error = run(capsys, tmp_path, "plan", "--state-graph", "tiny", "--draw", "{tmp}/graph.jpg")
     assert status == 2 and ".svg, .pdf or .png" in error and not (tmp_path / "graph.jpg").exists()
+
+
+def test_networks_lists_costs_and_clips(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    names = ["dg_p3d_50", "slowfast_r50_8x8", "c3d"]
+    status, output, _ = run(capsys, tmp_path, "networks", *names, "--frames", "16", "6", "--size", "256")
+    assert status == 0
+    rows = {line.split()[1]: line.split()[2:] for line in output.splitlines() if "_" in line or "c3d" in line}
+    cells = {name: [cell for cell in row if cell != "│"] for name, row in rows.items()}
+    assert cells["dg_p3d_50"] == ["50,382,288", "2", "4", "4", "-", "30.86"]
+    assert cells["slowfast_r50_8x8"][:4] == ["34,566,488", "1", "4", "4"]
+    assert cells["c3d"][:5] == ["79,634,576", "1", "16", "1", "-"]
+    status, output, _ = run(capsys, tmp_path, "networks", "p3d_50", "--json")
+    content = json.loads(output)
+    assert content["size"] == 224 and content["classes"] == 400
+    (cost,) = content["networks"]
+    macs = cost.pop("macs")
+    assert cost == {"network": "p3d_50", "parameters": 28_128_272, "heads": 1, "least": 4, "multiple": 4}
+    assert macs == {"16": 20_231_782_400, "32": 40_462_745_600, "64": 80_924_672_000}
+    assert "did you mean 'p3d_50'" in refuse(capsys, tmp_path, "networks", "p3d_5")
+    assert "clip frames is 0" in refuse(capsys, tmp_path, "networks", "--frames", "0")
 
 
 def test_doctor_names_what_matters(capsys, tmp_path, monkeypatch):

@@ -4,33 +4,47 @@ The network runs on torch's meta device, where tensors have shapes and no values
 convolutions and matrix products. One multiply-add counts as one, as in most papers, which print it as a FLOP.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from fastplan.clips import length_fault
 from fastplan.models.interface import VideoNetwork
-from fastplan.models.networks import NETWORKS, build_network
+from fastplan.models.networks import build_network, network_spec
 
 
 @dataclass(frozen=True)
 class Cost:
-    """parameters: trained ones. macs: multiply-adds of one clip by its length in frames; lengths that the network does
-    not take are left out."""
+    """What one network costs.
+
+    parameters: trained ones. heads: how many logits it is trained on. least, multiple: the clips it takes, in frames.
+    macs: multiply-adds of one clip by its length in frames; lengths that the network does not take are left out.
+    """
 
     network: str
     parameters: int
+    heads: int
+    least: int
+    multiple: int
     macs: dict[int, int]
 
 
-def measure(network: str, *, frames: tuple[int, ...], size: int, classes: int) -> Cost:
+def measure(network: str, *, frames: Sequence[int], size: int, classes: int) -> Cost:
     """The cost of one network for square clips of `size` pixels. Raises `UserError` for an unknown name."""
     with torch.device("meta"):
         built = build_network(network, classes).eval()
-    spec = NETWORKS[network]
-    taken = [length for length in frames if length >= spec.least and length % spec.multiple == 0]
-    parameters = sum(parameter.numel() for parameter in built.parameters())
-    return Cost(network, parameters, {length: count_macs(built, length, size) for length in taken})
+    spec = network_spec(network)
+    taken = [length for length in frames if length_fault(length, multiple=spec.multiple, least=spec.least) is None]
+    return Cost(
+        network,
+        parameters=sum(parameter.numel() for parameter in built.parameters()),
+        heads=len(built.classifiers()),
+        least=spec.least,
+        multiple=spec.multiple,
+        macs={length: count_macs(built, length, size) for length in taken},
+    )
 
 
 @torch.no_grad()

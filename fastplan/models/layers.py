@@ -77,9 +77,7 @@ class StemConv(nn.Conv3d):
 class FullConv(nn.Conv3d):
     """t x k x k convolution, padded to keep its size, as conv3d.
 
-    On five shapes of I3D-50 (one core of a Xeon, torch 2.13.0, n = 7) a step took 1.3 to 1.6 times the CPU time of
-    conv3d as a sum of t convolutions of frames, and 1.2 to 1.5 times as one convolution of t stacked frames; both take
-    memory that conv3d does not. Not measured on a GPU.
+    As convolutions of frames it took 1.2 times the CPU time or more (fastplan.benchmarks.bench_full_conv).
     """
 
     def __init__(
