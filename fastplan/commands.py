@@ -77,7 +77,7 @@ def test(folder: Path, data: str | None, clips: int | None, terminal: Terminal) 
     task = Task(config, graph, None if graph else rundir.load_replayed())
     threads = config.data.threads or default_threads()
     if data is not None:
-        listed = list_videos(data, config.data)
+        listed = list_videos(data, config.data.model_copy(update={"group_pattern": None}))
         step = terminal.progress("Probing videos", listed.files)
         index = build_index(listed, cache_dir=cache_dir(config.data) / "index", threads=threads, on_video=step)
     else:

@@ -7,6 +7,7 @@ when it is asked for, and packet tables stay on disk.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fastplan.data.lists import VideoList
+from fastplan.data.pictures import is_pattern
 from fastplan.data.probe import SHARED, probe, video_of
 from fastplan.data.probing import probe_all, too_slow
 from fastplan.data.storage import Place
@@ -83,7 +85,8 @@ class VideoIndex:
         """Hash of names, frame counts and labels: two runs on the same data show the same one."""
         digest = hashlib.sha256()
         for path, frames, label in zip(self._column("path"), self.frames_N, self.labels_N, strict=True):
-            digest.update(f"{Path(path).name}\t{frames}\t{label}\n".encode())
+            name = os.path.basename(os.path.dirname(path) if is_pattern(os.path.basename(path)) else path)
+            digest.update(f"{name}\t{frames}\t{label}\n".encode())
         return digest.hexdigest()[:16]
 
     def _column(self, name: str) -> Sequence[Any]:

@@ -96,7 +96,7 @@ def _read(
     if not path.exists() and "#" in path.name:
         name, part = path.name.rsplit("#", 1)
         path = path.with_name(name)
-    if path.is_dir() and format is None and not any(path.glob("*_test_split[123].txt")):
+    if path.is_dir() and format != "hmdb51" and not any(path.glob("*_test_split[123].txt")):
         return (_read_folder if labelled else _read_files)(path, pictures), path
     if not path.exists():
         raise UserError(f"there is no data at {source}: give a folder with one sub-folder per class, or a list file")

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from fastplan.data.packets import Coding, PacketTable
 from fastplan.data.probe import Probed
+from fastplan.errors import UserError
 
 _VERSION = 1  # of the probe: rows of another version are not used
 _GROUP_ROWS = 32  # read together to get at one packet table: about 0.4 ms
@@ -78,12 +79,16 @@ class IndexStore:
         """The newest row of each of `paths` that has one, without its lists; `file` and `row` say where they are."""
         wanted = pa.array(paths, pa.string())
         found: list[pa.RecordBatch] = []
-        for name in reversed(_names(self._folder)):
-            try:
-                file = self._files.setdefault(name, _File(self._folder / name))
-                found += file.rows_of(wanted)
-            except (OSError, pa.ArrowInvalid):
-                self._files.pop(name, None)  # merged away meanwhile, or damaged: those rows are probed again
+        names: list[str] | None = None
+        while names is None or not set(names) <= set(_names(self._folder)):  # again where some were merged meanwhile
+            names, found = _names(self._folder), []
+            for name in reversed(names):
+                try:
+                    if name not in self._files:
+                        self._files[name] = _File(self._folder / name)
+                    found += self._files[name].rows_of(wanted)
+                except (OSError, pa.ArrowInvalid):
+                    self._files.pop(name, None)  # damaged, or merged away: its rows are probed again, or found again
         schema = FACTS.append(pa.field("file", pa.string())).append(pa.field("row", pa.int64()))
         table = pa.Table.from_batches(found, schema)
         first_rows = pc.index_in(wanted, value_set=table["path"].combine_chunks()).drop_null()
@@ -109,8 +114,16 @@ class IndexStore:
 
     @contextmanager
     def writer(self) -> Iterator["_Writer"]:
-        """What new rows are added with; on the way out they are there for every reader, whatever ended the block."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """What new rows are added with; on the way out they are there for every reader, whatever ended the block.
+
+        Raises `UserError` where the folder cannot be written.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"the index cannot be kept in {self._folder} ({error.strerror}): set data.cache") from None
+        if not os.access(self._folder, os.W_OK):
+            raise UserError(f"the index cannot be kept in {self._folder}, which may not be written: set data.cache")
         _remove_stale(self._folder)
         writer = _Writer(self._folder)
         try:
@@ -126,9 +139,6 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._open()
-
-    def _open(self) -> None:
         self._packets = pq.ParquetFile(self._path.with_suffix(".packets"), memory_map=True)
         groups = self._packets.metadata
         rows = [groups.row_group(n).num_rows for n in range(groups.num_row_groups)]
@@ -160,13 +170,6 @@ class _File:
         columns = (cells[name].values.to_numpy().copy() for name in _TABLE[1:])
         coding = Coding(codec, tag, extradata, width, height, tuple(colours), prime)
         return PacketTable(coding, file_bytes, *columns)
-
-    def __getstate__(self) -> dict[str, Path]:
-        return {"_path": self._path}
-
-    def __setstate__(self, state: dict[str, Path]) -> None:
-        self.__dict__.update(state)
-        self._open()
 
 
 class _Writer:
@@ -246,9 +249,10 @@ def _names(folder: Path) -> list[str]:
 
 def _remove_stale(folder: Path) -> None:
     """What scans left behind that were killed long ago."""
-    for partial in folder.glob("*.partial"):
-        if time.time() - partial.stat().st_mtime > _STALE_S:
-            partial.unlink(missing_ok=True)
+    alone = (path for path in folder.glob("*.packets") if not path.with_suffix(".parquet").exists())
+    for path in (*folder.glob("*.partial"), *alone):
+        if time.time() - path.stat().st_mtime > _STALE_S:
+            path.unlink(missing_ok=True)
 
 
 def _merge(folder: Path) -> None:

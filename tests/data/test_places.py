@@ -9,9 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import fsspec
 import numpy as np
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from fastplan.clips import ClipSpec
 from fastplan.config import AugmentConfig, DataConfig
@@ -20,6 +22,7 @@ from fastplan.data.decode import DecodeError, decode_clip
 from fastplan.data.index import VideoIndex, build_index
 from fastplan.data.list_formats import PictureNames
 from fastplan.data.lists import VideoList, read_videos
+from fastplan.data.probe import probe_place, video_of
 from fastplan.data.sampling import evaluation_samples, training_samples
 from fastplan.data.shards import shard_members, shard_names
 from fastplan.data.splits import open_splits
@@ -287,3 +290,25 @@ def test_shards_that_are_none(tmp_path: Path) -> None:
         read_videos(tmp_path / "a.tar.gz")
     with pytest.raises(UserError, match="cannot be opened: "):
         read_videos("nowhere://bucket/a.tar")
+
+
+def test_a_clip_asks_a_store_for_its_own_bytes_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a shard of 31 videos in a store that counts: one request, within the video, and nothing about the shard."""
+    write_numbered(tmp_path / "a.mp4", 64)
+    content = (tmp_path / "a.mp4").read_bytes()
+    write_shard(tmp_path / "a.tar", {f"{k:02d}": {"mp4": content, "cls": b"%d" % (k % 2)} for k in range(31)})
+    fsspec.filesystem("memory").pipe("/a.tar", (tmp_path / "a.tar").read_bytes())
+    place = shard_members("memory://a.tar", cache_dir=None)[17].place
+    video = video_of(vars(found := probe_place(place)), lambda: found.table)
+    asked: list[tuple[int, int]] = []
+    read = MemoryFileSystem.cat_file
+
+    def counting(self, path, start=None, end=None, **rest):
+        asked.append((start, end))
+        return read(self, path, start, end, **rest)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", counting)
+    monkeypatch.setattr(MemoryFileSystem, "info", lambda *_, **__: pytest.fail("asked about the shard"))
+    assert numbers(decode_clip(video, np.arange(20, 28))) == list(range(20, 28))
+    ((start, end),) = asked
+    assert place.begin <= start < end <= place.begin + place.size == place.begin + len(content)

@@ -22,6 +22,7 @@ from fastplan.data.lists import VideoList, read_videos
 from fastplan.data.probe import Probed, probe_place
 from fastplan.data.storage import Place
 from fastplan.data.store import IndexStore, as_batch
+from fastplan.errors import UserError
 
 
 @pytest.fixture
@@ -108,6 +109,33 @@ def test_damaged_and_old_files_of_the_index_are_passed_over(tmp_path: Path, prob
     (file,) = set((tmp_path / "cache").glob("*.parquet")) - {file}
     pq.write_table(pq.read_table(file).replace_schema_metadata({"fastplan.index": "0"}), file)
     assert len(build_index(two, cache_dir=tmp_path / "cache", threads=1)) == 2 and len(probed) == 3
+
+
+def test_files_that_are_merged_while_somebody_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merge between the look at the folder and the look into its files loses no row."""
+    index = IndexStore(tmp_path)
+    for number in range(3):
+        with index.writer() as writer:
+            writer.add(as_batch(Probed(f"{number}", "", frames=number)))
+    names = store._names
+    merged = iter((False, True))
+
+    def merging(folder: Path) -> list[str]:
+        found = names(folder)
+        if not next(merged, True):
+            monkeypatch.setattr(store, "_names", names)
+            store._merge(folder)
+        return found
+
+    monkeypatch.setattr(store, "_names", merging)
+    assert IndexStore(tmp_path).find(["0", "1", "2"])["frames"].to_pylist() == [0, 1, 2]
+    assert len(names(tmp_path)) == 1 and len(list(tmp_path.glob("*.packets"))) == 1
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be kept in .*file/index .*: set data\.cache"):
+        probe_files([Place("a.mp4")], cache_dir=tmp_path / "file" / "index", threads=1)
 
 
 def test_files_are_merged_and_the_newest_row_counts(tmp_path: Path) -> None:
