@@ -13,10 +13,11 @@ from fastplan.data.lists import VideoList
 from fastplan.data.video import PICTURES
 from fastplan.errors import UserError
 
-Kind = Literal["bad", "short", "variable rate", "long GOP", "unsupported", "fallback", "duplicate"]
+Kind = Literal["bad", "cut off", "short", "variable rate", "long GOP", "unsupported", "fallback", "duplicate"]
 
 _LONG_GOP = 60  # frames; a clip decodes half of it, on average, before its first frame
 _SHORT_GOP = 12
+_WHOLE, _MISSING_S = 0.8, 1.0  # audio alone makes many a header say a little more
 _NVDEC_PIXELS = {  # what NVIDIA's decoder takes, by codec, in the formats that videos usually have
     "h264": ("yuv420p", "yuvj420p"),
     "hevc": ("yuv420p", "yuvj420p", "yuv420p10le", "yuv420p12le"),
@@ -32,6 +33,7 @@ _SHOWN = (
     "codec",
     "fps",
     "duration_s",
+    "stated_s",
     "vfr",
     "width",
     "height",
@@ -127,6 +129,9 @@ def _findings(row: Mapping[str, Any], parts_s: Sequence[tuple[float, float]], sp
     if row["bad"]:
         yield Finding("bad", row["bad"], _advice_for_bad(row))
         return
+    if row["duration_s"] < min(_WHOLE * row["stated_s"], row["stated_s"] - _MISSING_S):
+        detail = f"decodes for {row['duration_s']:.1f} s, its header says {row['stated_s']:.1f} s"
+        yield Finding("cut off", detail, "fetch it again: the end is missing; clips are drawn from what is there")
     shortest = min([(end_s - begin_s, begin_s) for begin_s, end_s in parts_s], default=(row["duration_s"], 0.0))
     frames = min(row["frames"], round(shortest[0] * row["fps"])) if parts_s else row["frames"]
     if frames < span:

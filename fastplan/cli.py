@@ -38,7 +38,7 @@ examples:
   fastplan check train.csv --json data.threads=8
       the same for a program; progress goes to standard error
 
-exit status: 0 every video decodes, 1 some do not and would be left out, 2 there is nothing to check
+exit status: 0 every video decodes, 1 some do not and would be left out, 2 there is nothing to check, 130 interrupted
 """
 
 
@@ -235,6 +235,8 @@ def _check(arguments: argparse.Namespace) -> int:
     from fastplan.report.checks import checked_json, print_checked
     from fastplan.report.terminal import Terminal, make_console
 
+    if arguments.span < 1:
+        raise UserError(f"--span is {arguments.span}; it must be at least 1")
     data = build_config([(f"'{word}'", parse_override(word)) for word in arguments.overrides]).data
     listed = list_videos(arguments.data, data, labelled=False)
     with Terminal(make_console(stderr=True)) as terminal:

@@ -41,6 +41,7 @@ def test_the_shared_videos_agree_with_their_manifest(shared, tmp_path):
         assert video["fps"] == pytest.approx(float(row["avg_fps"]), abs=0.01), name
         assert video["duration_s"] == pytest.approx(float(row["duration_s"]), abs=0.15), name
         assert (video["rotation"] - int(row["rotation"])) % 360 == 0, name
+        assert video["stated_s"] == 0 or video["stated_s"] == pytest.approx(video["duration_s"], abs=0.6), name
     kinds = {(finding["kind"], name) for name, video in found.items() for finding in video["findings"]}
     assert {name for kind, name in kinds if kind == "short"} == {"decord__video_0.mov", "decord__video_90.mov"}
     assert ("unsupported", "imageio__cockatoo.mp4") in kinds and ("long GOP", "mmaction2__test.mp4") in kinds
@@ -107,6 +108,8 @@ def test_mistakes_are_one_line(tmp_path):
         done = check(tmp_path / word, cache=tmp_path / "cache")
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     write_numbered(tmp_path / "empty" / "a.mp4", 20)
+    done = check(tmp_path / "empty", "--span", "0", cache=tmp_path / "cache")
+    assert done.returncode == 2 and "--span is 0" in done.stderr
     done = check(tmp_path / "empty", "data.picture_pattern=img.jpg", cache=tmp_path / "cache")
     assert done.returncode == 2 and "data.picture_pattern 'img.jpg' names no numbered file" in done.stderr
 
@@ -114,14 +117,23 @@ def test_mistakes_are_one_line(tmp_path):
 def test_findings_of_files_made_for_them(tmp_path):
     """A group of 90 frames, MPEG-TS, and a codec that NVDEC lacks, each found and nothing else."""
     grey_THW = np.random.default_rng(0).integers(0, 255, (90, 48, 48), np.uint8)
-    wanted = {"long.webm": ["long GOP"], "stream.ts": ["fallback"], "old.avi": ["unsupported"], "good.mp4": []}
+    write_grey(tmp_path / "whole.webm", grey_THW[:, ::2, ::2], encoder="libvpx-vp9")
+    whole = (tmp_path / "whole.webm").read_bytes()
+    (tmp_path / "cut.webm").write_bytes(whole[: len(whole) * 6 // 10])
+    wanted = {
+        "cut.webm": ["cut off"],
+        "long.webm": ["long GOP"],
+        "stream.ts": ["fallback"],
+        "old.avi": ["unsupported"],
+        "good.mp4": [],
+    }
     write_grey(tmp_path / "long.webm", grey_THW, encoder="libvpx-vp9")
     write_grey(tmp_path / "stream.ts", grey_THW[:20], encoder="libx264")
     write_grey(tmp_path / "old.avi", grey_THW[:20], encoder="msmpeg4")
     write_grey(tmp_path / "good.mp4", grey_THW[:20], encoder="libx264")
     places = tuple(Place(str(tmp_path / name)) for name in wanted)
     _, rows = probe_files(places, cache_dir=tmp_path / "cache", threads=1)
-    listed = VideoList(places, (0,) * 4, tuple(wanted), ())
+    listed = VideoList(places, (0,) * 5, tuple(wanted), ())
     found = check_videos(listed, rows.to_pylist(), span=16)
     assert {Path(one.row["path"]).name: [finding.kind for finding in one.findings] for one in found} == wanted
-    assert "-c copy" in found[1].findings[0].advice and "-pix_fmt yuv420p" in found[2].findings[0].advice
+    assert "-c copy" in found[2].findings[0].advice and "-pix_fmt yuv420p" in found[3].findings[0].advice

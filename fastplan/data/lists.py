@@ -148,8 +148,8 @@ def _read_files(root: Path, pictures: PictureNames) -> VideoList:
     above = [name.split(os.sep)[0] for name in groups]
     if any(name == first for name, first in zip(groups, above, strict=True)):
         return VideoList(places, (0,) * len(places), groups, ())
-    classes = sorted(set(above))
-    return VideoList(places, tuple(classes.index(name) for name in above), groups, tuple(classes))
+    number = {name: label for label, name in enumerate(sorted(set(above)))}
+    return VideoList(places, tuple(number[name] for name in above), groups, tuple(number))
 
 
 def _videos_below(folder: Path, pictures: PictureNames) -> Iterator[Place]:

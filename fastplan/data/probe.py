@@ -25,7 +25,7 @@ class Probed:
     """One file as it was found; fields are the columns of the index, and those of `VideoInfo` mean the same.
 
     bad: why it is left out, empty where it decodes; the rest is then empty too. stamp: as of `Place`. bytes: size.
-    duration_s, vfr: as `Timing` has them. pixels: FFmpeg's name of the format. keyframes, gop: as in `Scan`.
+    duration_s, vfr: as `Timing` has them. stated_s, keyframes, gop: as in `Scan`. pixels: FFmpeg's name of the format.
     sha256: of the content, hexadecimal, empty where nobody asked. unit_s, pts_R: timestamps, as in `Timing`.
     """
 
@@ -34,6 +34,7 @@ class Probed:
     bad: str = ""
     frames: int = 0
     duration_s: float = 0.0
+    stated_s: float = 0.0
     fps: float = 0.0
     vfr: bool = False
     width: int = 0
@@ -101,6 +102,7 @@ def _video(place: Place, stamp: str) -> Probed:
         stamp,
         frames=found.frames,
         duration_s=timing.duration_s,
+        stated_s=found.stated_s,
         fps=timing.fps,
         vfr=timing.variable,
         width=found.height if turned else found.width,

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 import av
 import numpy as np
 import numpy.typing as npt
+from av.container import InputContainer
 from av.sidedata.sidedata import SideData
+from av.video.stream import VideoStream
 
 from fastplan.data.bitstream import is_filler, is_idr, is_nonref, length_bytes, split_vops
 from fastplan.data.packets import DISCARD, IDR, KEY, NONREF, PICTURE, Coding, PacketTable, presentation_order
@@ -35,8 +37,8 @@ class Scan:
     frames: pictures in presentation order. bytes: size of the file. width, height: in pixels, as coded. pixels:
     FFmpeg's name of the format. rotation: degrees counter-clockwise, a multiple of 90, after the picture was turned
     upside down where `mirror` says so. keyframes: how many. gop: most pictures from one keyframe to the next. timing:
-    when they are shown. seeks: whether the demuxer finds pictures by their timestamps. table: None where `fallback`
-    says why packets cannot be fed.
+    when they are shown. stated_s: how long the header says it is, 0 where it does not. seeks: whether the demuxer finds
+    pictures by their timestamps. table: None where `fallback` says why packets cannot be fed.
     """
 
     frames: int
@@ -50,6 +52,7 @@ class Scan:
     keyframes: int
     gop: int
     timing: Timing
+    stated_s: float
     seeks: bool
     table: PacketTable | None
     fallback: str
@@ -83,7 +86,7 @@ def scan(place: Place) -> Scan | None:
             return None
         context = stream.codec_context
         coding = _coding(context, seen.pixels)
-        codec = context.name
+        codec, stated_s = context.name, _stated_s(container, stream)
         timing = Timing.of([rows.pts[row] for row in seen.rows], stream.time_base, stream.average_rate)
     table, fallback = rows.table(coding, seen)
     if table is not None and not _same(_tried(place, table, seen), seen):
@@ -101,6 +104,7 @@ def scan(place: Place) -> Scan | None:
         len(seen.keys),
         max(np.diff([*seen.keys, len(seen.rows)]).tolist(), default=0),
         timing,
+        stated_s,
         seeks,
         table,
         fallback,
@@ -226,6 +230,12 @@ class _Rows:
         if not key and is_nonref(self._codec, body, self._nal_length):
             flags |= NONREF
         return flags
+
+
+def _stated_s(container: InputContainer, stream: VideoStream) -> float:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else 0.0
 
 
 def _coding(context: av.VideoCodecContext, pixels: str) -> Coding:

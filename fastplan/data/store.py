@@ -27,7 +27,7 @@ from fastplan.data.packets import Coding, PacketTable
 from fastplan.data.probe import Probed
 from fastplan.errors import UserError
 
-_VERSION = 1  # of the probe: rows of another version are not used
+_VERSION = 2  # of the probe: rows of another version are not used
 _GROUP_ROWS = 32  # read together to get at one packet table: about 0.4 ms
 _FILE_ROWS = 1024
 _FILE_S = 20.0  # at most so many seconds of probing are lost when a scan is killed

@@ -14,7 +14,7 @@ from fastplan.check import Checked, Finding, Kind
 
 _MOST_ROWS = 60
 _MOST_NAMED = 5
-_STYLES = {"bad": "red", "short": "yellow"}
+_STYLES = {"bad": "red", "cut off": "red", "short": "yellow"}
 
 
 def print_checked(console: Console, checked: Sequence[Checked], source: str) -> None:
