@@ -137,8 +137,15 @@ def frame_indices(
     return out_NT
 
 
-def view_positions(videos: int, spec: ClipSpec, view: int, views: int) -> npt.NDArray[np.float64]:
-    """Positions [videos, segments] of test clip `view` of `views`: (view + 0.5) / views, the centre for one view."""
+def view_positions(durations_N: npt.ArrayLike, spec: ClipSpec, view: int, views: int) -> npt.NDArray[np.float64]:
+    """Positions [N, segments] of test clip `view` of `views`, for `frame_indices`.
+
+    In each segment of D frames, the starts of the views are linspace(0, D - span, views), rounded, so the first view
+    holds the first frame and the last one the last; a single view lies in the centre.
+    """
     if not 0 <= view < views:
         raise ValueError(f"view {view} is not in 0..{views - 1}")
-    return np.full((videos, spec.segments), (view + 0.5) / views)
+    room_N = np.maximum(np.asarray(durations_N, np.int64) // spec.segments - spec.span, 0)
+    part = view / (views - 1) if views > 1 else 0.5
+    starts_N = np.floor(part * room_N + 0.5)
+    return np.repeat(((starts_N + 0.5) / (room_N + 1))[:, None], spec.segments, axis=1)

@@ -8,7 +8,8 @@ from typing import Any
 
 from fastplan.config import RunConfig
 from fastplan.data.batch import ClipBatch, ClipLoader, choose_decoder, default_threads
-from fastplan.data.index import VideoIndex, build_index
+from fastplan.data.index import build_index
+from fastplan.data.lost import LostClips
 from fastplan.data.sampling import evaluation_samples
 from fastplan.data.splits import cache_dir, list_videos, open_splits
 from fastplan.doctor import environment
@@ -55,10 +56,13 @@ def train(rundir: RunDir, task: Task, resumed: bool, terminal: Terminal) -> int:
         outcomes = _outcomes(runner.journal)
         tested = None
         if plan is not None and runner.splits.test is not None:
-            tested = _test_network(rundir, runner.splits.test, runner.config, task.target, runner.precision, terminal)
+            loader = runner.loader.beside(runner.splits.test)
+            tested = _test_network(rundir, loader, runner.config, task.target, runner.precision, terminal)
         rundir.save_results(_results(plan, note, outcomes, tested, runner))
-        rundir.save_report(report_page(task, runner.journal, outcomes, reached, plan, tested))
+        rundir.save_report(report_page(task, runner.journal, outcomes, reached, plan, tested, _bad_files(runner)))
         _conclude(terminal, rundir, outcomes, reached, plan, note, choices, tested, runner.config)
+        if runner.lost.files:
+            terminal.note(f"files that could not be read: {len(runner.lost.files)}, see lost_clips in results.json")
         rundir.log("end", plan=plan is not None, test_top1=tested.video_top1 if tested else None)
         return 0 if plan is not None else 1
 
@@ -89,18 +93,30 @@ def test(folder: Path, data: str | None, clips: int | None, terminal: Terminal) 
         index = splits.test
     device, _ = choose_device(config.device)
     precision = Precision(config.train.precision, device, "as trained")
-    result = _test_network(rundir, index, config, task.target, precision, terminal)
-    terminal.note(evaluation_line(data or "test videos", result, config.test.clips))
+    loader = ClipLoader(
+        index,
+        config.data.augment,
+        max_batch=task.target.batch_size,
+        threads=threads,
+        decoder=choose_decoder(index, precision.device)[0],
+        device=precision.device,
+        timeout_s=config.data.decode_timeout_s,
+        lost=(lost := LostClips(config.data.max_bad_fraction, on_lost=terminal.lost)),
+    )
+    lost.check(index)
+    result = _test_network(rundir, loader, config, task.target, precision, terminal)
+    loader.close()
+    terminal.note(evaluation_line(data or "test videos", result, config.test))
     return 0
 
 
 def _test_network(
-    rundir: RunDir, index: VideoIndex, config: RunConfig, target: State, precision: Precision, terminal: Terminal
+    rundir: RunDir, loader: ClipLoader, config: RunConfig, target: State, precision: Precision, terminal: Terminal
 ) -> Evaluation:
-    """Evaluate the kept network of a run on `index`, `test.clips` clips per video."""
+    """Evaluate the kept network of a run on the loader's videos, `test.clips` x `test.crops` views of each."""
     if not rundir.network_file.exists():
         raise UserError(f"{rundir.path} has no trained network yet: finish the run with --resume")
-    content = checkpoint.load(rundir.network_file, precision.device)
+    content, index = checkpoint.load(rundir.network_file, precision.device), loader.index
     if content["classes"] != list(index.classes):
         raise UserError(
             f"the network was trained on classes {', '.join(content['classes'][:5])}..., "
@@ -109,16 +125,10 @@ def _test_network(
     network = build_network(content["name"], len(index.classes)).to(precision.device)
     network.load_state_dict(content["weights"])
     set_kernels(network, config.kernels)
-    loader = ClipLoader(
-        index,
-        config.data.augment,
-        max_batch=target.batch_size,
-        threads=config.data.threads or default_threads(),
-        decoder=choose_decoder(index, precision.device)[0],
-        device=precision.device,
-    )
     loader.configure(target.clip, target.batch_size)
-    samples = evaluation_samples(index, target.clip, views=config.test.clips, short=config.data.short)
+    samples = evaluation_samples(
+        index, target.clip, views=config.test.clips, crops=config.test.crops, short=config.data.short
+    )
     step = terminal.progress("Testing", math.ceil(len(samples) / target.batch_size))
 
     def batches() -> Iterator[ClipBatch]:
@@ -126,10 +136,7 @@ def _test_network(
             yield batch
             step()
 
-    try:
-        return evaluate(network, batches(), videos=len(index), autocast=precision.autocast())
-    finally:
-        loader.close()
+    return evaluate(network, batches(), videos=len(index), autocast=precision.autocast())
 
 
 def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, str]]:
@@ -140,7 +147,7 @@ def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, s
         ("run", f"{runner.rundir.path}{' (resumed)' if resumed else ''}"),
         ("data", f"{splits.origin}: {counts}, {len(splits.train.classes)} classes"),
         ("device", f"{runner.device}: {runner.device_why}"),
-        ("loader", "one DALI pipeline per split, another clip regime needs no rebuild"),
+        ("loader", "one DALI pipeline for all splits, another clip regime needs no rebuild"),
         ("decoder", runner.decoder_why),
         ("kernels", runner.kernels.line),
         ("precision", f"{runner.precision.name}: {runner.precision.why}"),
@@ -174,7 +181,8 @@ def _outcomes(journal: Journal) -> list[Outcome]:
 def _results(
     plan: Plan | None, note: str, outcomes: list[Outcome], tested: Evaluation | None, runner: Runner
 ) -> dict[str, Any]:
-    bad = [*runner.splits.train.bad, *runner.splits.val.bad, *(runner.splits.test.bad if runner.splits.test else ())]
+    splits = runner.splits
+    bad = [*splits.train.bad, *splits.val.bad, *(splits.test.bad if splits.test else ())]
     return {
         "plan": None
         if plan is None
@@ -190,7 +198,14 @@ def _results(
         "edges": [_as_json(outcome) for outcome in outcomes],
         "search_clip_frames": sum(r.clip_frames for e in runner.journal.edges() for r in runner.journal.epochs(*e)),
         "left_out": [asdict(video) for video in bad],
+        "lost_clips": [asdict(clip) for clip in runner.lost.clips],
     }
+
+
+def _bad_files(runner: Runner) -> dict[str, str]:
+    """Every file that was left out or lost, and why."""
+    splits = [split for split in (runner.splits.train, runner.splits.val, runner.splits.test) if split is not None]
+    return {video.path: video.reason for split in splits for video in split.bad} | runner.lost.files
 
 
 def _as_json(outcome: Outcome) -> dict[str, Any]:
@@ -221,6 +236,6 @@ def _conclude(
     if plan.accuracy is not None and plan.stderr is not None:
         terminal.note(f"validation: video top-1 {percent(plan.accuracy).strip()} % (± {percent(plan.stderr).strip()})")
     if tested is not None:
-        terminal.note(evaluation_line("test", tested, config.test.clips))
+        terminal.note(evaluation_line("test", tested, config.test))
     terminal.note(f"plan: {rundir.plan_file}   network: {rundir.network_file}   report: {rundir.report_file}")
     terminal.note(f"train it again without a search: fastplan train --plan {rundir.plan_file}")

@@ -86,6 +86,8 @@ class DataConfig(_Section):
     picture_pattern, picture_first: how the files of videos are named that are folders of pictures, and the number of
     the first. probe_limit_s: seconds after which a file that is being probed is given up as bad. short: what a video
     shorter than the clip does.
+    max_bad_fraction: of the videos of a split that may be bad, left out when probed or lost in the run, before the run
+    stops. decode_timeout_s: seconds after which a video that is being read counts as bad, null for none.
     clips_per_epoch: clips in an epoch, null for one per video. threads: of the decoder, null for one per core.
     keep_mb: memory for decoded clips that come again unchanged, epoch after epoch (validation, BatchNorm estimation).
     cache: folder for the index and the embedded task, null for the user's cache folder.
@@ -102,6 +104,8 @@ class DataConfig(_Section):
     probe_limit_s: Annotated[float, Field(gt=0)] = 300.0
     holdout_test: Annotated[float, Field(ge=0, lt=1)] = 0.0
     short: Literal["loop", "repeat_last", "error"] = "loop"
+    max_bad_fraction: Fraction = 0.1
+    decode_timeout_s: Annotated[float, Field(gt=0)] | None = 60.0
     clips_per_epoch: Positive | None = None
     threads: Positive | None = None
     keep_mb: Annotated[int, Field(ge=0)] = 512
@@ -155,8 +159,8 @@ class PlanConfig(_Section):
     attempt_epochs: trained past the knee in a search; replay_attempt_epochs: in a replay. max_epochs: cap of an edge.
     val_clips: per video in the validation after each epoch; more of them steady the curve of a small validation set.
     scratch_margin: accuracy above chance before a knee is looked for in training from random weights. score: `measured`
-    evaluates the kept checkpoint on `score_clips` clips per video (none of them the validation's own where one number
-    is odd and the other even); `fitted` is the paper's fitted maximum. holdout:
+    evaluates the kept checkpoint on `score_clips` clips per video (none of them the validation's own where val_clips
+    is 1 and score_clips even); `fitted` is the paper's fitted maximum. holdout:
     fraction of the training videos that decide, where there is no validation set.
     """
 
@@ -173,9 +177,11 @@ class PlanConfig(_Section):
 
 
 class TestConfig(_Section):
-    """The final test. clips: per video, evenly placed; their softmax is averaged."""
+    """The final test. clips: per video, evenly placed. crops: squares of each clip, 1 for the centre, 3 along the
+    longer side. The softmax is averaged over clips x crops views."""
 
     clips: Positive = 10
+    crops: Literal[1, 3] = 3
 
 
 class RunConfig(_Section):
@@ -262,7 +268,7 @@ def differences(saved: RunConfig, asked: RunConfig) -> list[str]:
 def replay_settings(config: RunConfig) -> dict[str, Any]:
     """What a plan file holds so that it trains again elsewhere: all but seed, device, paths and threads."""
     settings = config.model_dump(mode="json", include={"data", "network", "optim", "train", "plan", "test"})
-    for key in ("train", "val", "test", "threads", "cache", "keep_mb"):
+    for key in ("train", "val", "test", "threads", "cache", "keep_mb", "decode_timeout_s"):
         del settings["data"][key]
     for key in ("precision", "threads"):
         del settings["train"][key]

@@ -1,8 +1,8 @@
 """The run folder: the only module that knows which file is where.
 
 config.yaml (resolved), pretrained.json, state_graph.yaml or replay.yaml, journal.sqlite, checkpoints/, network.pt,
-plan.yaml, results.json, report.html, log.jsonl, environment.json, tensorboard/. Files that matter are written to a
-temporary name, flushed and renamed.
+plan.yaml, results.json, report.html, log.jsonl, lost.jsonl, environment.json, tensorboard/. Files that matter are
+written to a temporary name, flushed and renamed.
 """
 
 import fcntl
@@ -10,12 +10,14 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fastplan.config import RunConfig, build_config, read_settings
+from fastplan.data.lost import LostClip
 from fastplan.errors import UserError
 from fastplan.planner.graph_files import graph_to_dict, load_graph
 from fastplan.planner.journal import Journal
@@ -143,14 +145,28 @@ class RunDir:
         """Save the report page."""
         self._write("report.html", page)
 
+    def append_lost(self, clip: LostClip) -> None:
+        """Note a clip that could not be read, at once: a resumed run loses it again."""
+        self._append("lost.jsonl", asdict(clip))
+
+    def load_lost(self) -> list[LostClip]:
+        """The clips that this run has lost so far."""
+        file = self.path / "lost.jsonl"
+        if not file.exists():
+            return []
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [LostClip(**json.loads(line)) for line in lines if line.endswith("\n")]  # the last one may be torn
+
     def log(self, event: str, **fields: Any) -> None:
         """Append one line of JSON to the log."""
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields})
+        self._append("log.jsonl", {"time": round(time.time(), 3), "event": event, **fields})
+
+    def _append(self, name: str, fields: Mapping[str, Any]) -> None:
         try:
-            with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            with (self.path / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(fields) + "\n")
         except OSError as error:
-            raise UserError(f"cannot write {self.path / 'log.jsonl'}: {error.strerror}") from None
+            raise UserError(f"cannot write {self.path / name}: {error.strerror}") from None
 
     def _write(self, name: str, text: str) -> None:
         partial = self.path / f"{name}.partial"

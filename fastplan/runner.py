@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fastplan.config import RunConfig, replay_settings
 from fastplan.data.batch import ClipLoader, choose_decoder, default_threads
-from fastplan.data.index import VideoIndex
+from fastplan.data.lost import LostClip, LostClips
 from fastplan.data.splits import open_splits
 from fastplan.errors import UserError
 from fastplan.models.interface import VideoNetwork
@@ -75,13 +75,26 @@ class Runner:
         )
         self.decoder, self.decoder_why = choose_decoder(self.splits.train, self.device)
         largest = max(state.batch_size for state in [*states, target])
-        self._loaders = [self._open_loader(index, largest, threads) for index in (self.splits.train, self.splits.val)]
+        self.lost = LostClips(config.data.max_bad_fraction, before=rundir.load_lost(), on_lost=self._note_lost)
+        for split in (self.splits.train, self.splits.val):
+            self.lost.check(split)
+        self.loader = ClipLoader(
+            self.splits.train,
+            self.config.data.augment,
+            max_batch=largest,
+            threads=threads,
+            decoder=self.decoder,
+            device=self.device,
+            keep_bytes=self.config.data.keep_mb << 20,
+            timeout_s=self.config.data.decode_timeout_s,
+            lost=self.lost,
+        )
         self._target = target
         self._trainer = Trainer(
             network,
             self.config,
-            train_loader=self._loaders[0],
-            val_loader=self._loaders[1],
+            train_loader=self.loader,
+            val_loader=self.loader.beside(self.splits.val),
             target=target,
             precision=self.precision,
             on_step=watcher.step,
@@ -95,8 +108,7 @@ class Runner:
     def __exit__(self, *_: object) -> None:
         self._scalars.close()
         self.journal.close()
-        for loader in self._loaders:
-            loader.close()
+        self.loader.close()
 
     def search(self, graph: StateGraph) -> SearchResult:
         """Search the graph, or finish a search that was begun, and keep the sink's network."""
@@ -356,16 +368,9 @@ class Runner:
             raise UserError(f"{file} is not the file that this run began with; put that one back to go on")
         return loaded
 
-    def _open_loader(self, index: VideoIndex, max_batch: int, threads: int) -> ClipLoader:
-        return ClipLoader(
-            index,
-            self.config.data.augment,
-            max_batch=max_batch,
-            threads=threads,
-            decoder=self.decoder,
-            device=self.device,
-            keep_bytes=self.config.data.keep_mb << 20,
-        )
+    def _note_lost(self, clip: LostClip) -> None:
+        self.rundir.append_lost(clip)
+        self.watcher.lost(clip)
 
     def _check_lengths(self, states: list[State], config: RunConfig) -> None:
         """Fail before training, not in the middle of it, where clips and data or network do not fit."""

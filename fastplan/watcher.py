@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from fastplan.data.lost import LostClip
 from fastplan.planner.arrivals import Outcome
 from fastplan.planner.curve import KneeFit, Stop
 from fastplan.planner.journal import EpochRecord
@@ -14,6 +15,9 @@ class Watcher(Protocol):
 
     def progress(self, title: str, total: int) -> Callable[[], None]:
         """Begin long work of `total` steps; call what is returned after each."""
+
+    def lost(self, clip: LostClip) -> None:
+        """A clip cannot be read; called from another thread."""
 
     def begin_edge(self, source: str, state: State, done: int, most: int) -> None:
         """An edge is explored, `done` epochs of at most `most` are finished already."""

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -133,6 +134,10 @@ def test_unreadable_videos_are_skipped_counted_and_listed(capsys, tmp_path, vide
     (mixed / "run" / "broken.mp4").write_text("no video")
     (mixed / "walk" / "empty.mp4").touch()
     settings = ["plan.max_epochs=1", "plan.attempt_epochs=1", "plan.score_clips=1", "data.clips_per_epoch=16"]
+    assert "2 of 12 videos cannot be read, more than data.max_bad_fraction=0.1 allows (" in refuse(
+        capsys, tmp_path, "train", *train(mixed, *settings)[1:5], "--run", "{tmp}/refused", *SMALL, *settings
+    )
+    settings.append("data.max_bad_fraction=0.2")
     status, output, error = run(capsys, tmp_path, *train(mixed, *settings))
     assert status == 0, error
     text = " ".join(output.split())
@@ -142,6 +147,28 @@ def test_unreadable_videos_are_skipped_counted_and_listed(capsys, tmp_path, vide
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("<svg") == 5 and "start → u8-high" in page
     assert (tmp_path / "run" / "plan.yaml").exists() or "No plan" in text
+
+
+def test_a_video_that_breaks_during_a_run_is_named_in_its_report(capsys, tmp_path, videos):
+    """Its bytes change while size and time stay, so that the index still believes in it."""
+    data = tmp_path / "data"
+    shutil.copytree(videos, data)
+    assert run(capsys, tmp_path, "check", str(data), "data.cache={cache}")[0] == 0
+    broken = data / "run" / "a1_1.mp4"
+    before = broken.stat()
+    broken.write_bytes(bytes(before.st_size))
+    os.utime(broken, ns=(before.st_atime_ns, before.st_mtime_ns))
+    settings = ["plan.max_epochs=1", "plan.attempt_epochs=1", "plan.score_clips=1", "data.clips_per_epoch=16"]
+    status, output, error = run(capsys, tmp_path, *train(data, *settings, "data.max_bad_fraction=0.5", "--seed", "1"))
+    assert status == 0, error
+    text = "".join(output.split())
+    assert f"cannotread{broken}" in text and "filesthatcouldnotberead:1," in text
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    lost = results["lost_clips"]
+    assert {clip["path"] for clip in lost} == {str(broken)} and all(clip["reason"] for clip in lost)
+    assert "Files that could not be read: 1<" in (tmp_path / "run" / "report.html").read_text()
+    lines = (tmp_path / "run" / "lost.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == lost
 
 
 def test_plan_shows_the_whole_search_without_data(capsys, tmp_path, monkeypatch):

@@ -61,11 +61,25 @@ def test_overlapping_segments_spread_evenly_and_use_the_whole_video():
     assert starts.tolist() == [0, 4, 8, 12]
 
 
+@pytest.mark.parametrize("spec", [ClipSpec(1, 10, 1, 32), ClipSpec(1, 4, 3, 32), ClipSpec(4, 4, 1, 32)])
+def test_views_start_evenly_from_the_first_frame_to_the_last(spec):
+    durations = np.array([12, 30, 31, 64, 200, 301])
+    for views in (2, 3, 10):
+        starts_VN = np.stack(
+            [frame_indices(durations, spec, view_positions(durations, spec, v, views))[:, 0] for v in range(views)]
+        )
+        for n, duration in enumerate(durations):
+            room = duration // spec.segments - spec.span
+            if room < 0:
+                continue
+            assert np.abs(starts_VN[:, n] - np.linspace(0, room, views)).max() <= 0.5
+            assert starts_VN[0, n] == 0 and starts_VN[-1, n] == room
+            assert len(set(starts_VN[:, n])) == min(views, room + 1), "views are distinct where the video allows it"
+
+
 def test_one_view_is_the_centre():
     spec = ClipSpec(1, 10, 1, 32)
-    assert frame_indices([30], spec, view_positions(1, spec, 0, 1))[0, 0] == 10
-    three = [frame_indices([30], spec, view_positions(1, spec, k, 3))[0, 0] for k in range(3)]
-    assert three == [3, 10, 17]
+    assert frame_indices([30], spec, view_positions([30], spec, 0, 1))[0, 0] == 10
 
 
 def test_short_videos():

@@ -1,24 +1,27 @@
-"""The clip loader: one object per split, built once, given another clip regime whenever the state changes."""
+"""The clip loader: batches of one split, from a pipeline that is built once and shared."""
 
 import os
 import queue
 import threading
 from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
 from fastplan.clips import ClipSpec
 from fastplan.config import AugmentConfig
 from fastplan.data.dali import ClipPipeline, Decoder
-from fastplan.data.decode import decode_views
+from fastplan.data.fetching import ClipFetcher, KeptClips, Reading
 from fastplan.data.index import VideoIndex
-from fastplan.data.sampling import EpochSamples
+from fastplan.data.lost import LostClips
+from fastplan.data.regimes import Regime, Schedule
+from fastplan.data.sampling import EpochName, EpochSamples
+from fastplan.data.workers import Workers
 
 _BATCHES_AHEAD = 2
 
@@ -76,9 +79,10 @@ class ClipBatch:
 class ClipLoader:
     """Turns sample plans into batches, a few ahead of whoever consumes them.
 
-    A thread decodes and runs the pipeline; order and content of the batches depend on the samples alone. `configure`
-    costs nothing: the regime is data to the pipeline. Up to `keep_bytes` of decoded clips are kept in memory for
-    epochs that ask for it, those that come again unchanged.
+    Threads decode, one runs the pipeline; order and content of the batches depend on the samples alone. Another clip
+    regime costs nothing: it is data to the pipeline. Up to `keep_bytes` of decoded clips are kept in memory for epochs
+    that ask for it, those that come again unchanged. A clip that cannot be read within `timeout_s` is replaced in
+    training and left out in evaluation; `lost` knows which.
     """
 
     def __init__(
@@ -91,14 +95,14 @@ class ClipLoader:
         decoder: Decoder,
         device: torch.device,
         keep_bytes: int = 0,
+        timeout_s: float | None = 60.0,
+        lost: LostClips | None = None,
     ) -> None:
-        self.index = index
-        self._kept: dict[tuple[int, int, bytes, bytes], npt.NDArray[np.uint8]] = {}
-        self._keep_bytes = keep_bytes
         self._device = device
-        self._decoder = decoder
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._max_batch = max_batch
+        self._reading = Reading(
+            decoder, Workers(threads, timeout_s), KeptClips(keep_bytes), LostClips() if lost is None else lost
+        )
         self._pipeline = ClipPipeline(
             decoder=decoder,
             device_id=(device.index or 0) if device.type == "cuda" else None,
@@ -106,109 +110,168 @@ class ClipLoader:
             threads=threads,
             augment=augment,
         )
-        self._max_batch = max_batch
-        self._spec: ClipSpec | None = None
-        self._batch_size = max_batch
+        self._begin(index)
 
-    def configure(self, spec: ClipSpec, batch_size: int) -> None:
-        """Set the clip regime of the epochs to come. Raises `ValueError` above the batch the loader was built for."""
+    def _begin(self, index: VideoIndex) -> None:
+        self.index = index
+        self._lock = threading.Lock()
+        self._schedule: Schedule | None = None
+        self._planned: int | None = None  # the first iteration that may still change, None between epochs
+        self._name = EpochName(0, "", 0)
+        self._next = (0, 0)  # position and iteration of the batch to come
+        self._resumed = False
+
+    def beside(self, index: VideoIndex) -> "ClipLoader":
+        """A loader of other videos that shares this one's pipeline, threads, memory for kept clips and losses."""
+        other = copy(self)
+        other._begin(index)
+        return other
+
+    def configure(self, spec: ClipSpec, batch_size: int, *, at: int | None = None) -> int:
+        """Change the clip regime; returns the iteration, counted from 0 in its epoch, from which it holds.
+
+        Between epochs that is the first one of the next. During an epoch it is `at`, or the earliest that is not under
+        way already; what is left of the epoch is not drawn anew, so no sample is dropped or doubled. Raises
+        `ValueError` where `at` has passed, and above the batch that the loader was built for.
+        """
         if batch_size > self._max_batch:
             raise ValueError(f"batch of {batch_size} clips in a loader built for at most {self._max_batch}")
-        self._spec, self._batch_size = spec, batch_size
+        regime = Regime(spec, batch_size)
+        with self._lock:
+            earliest = self._planned or 0
+            begins = earliest if at is None else at
+            if begins < earliest:
+                raise ValueError(f"iteration {begins} is under way: the earliest that may change is {earliest}")
+            if self._schedule is None or self._planned is None:
+                self._schedule, self._resumed = Schedule(regime), False
+            else:
+                self._schedule.change(begins, regime)
+            return begins
 
     def epoch(self, samples: EpochSamples, *, keep: bool = False) -> Generator[ClipBatch, None, None]:
         """Batches of `samples` in order, the last one smaller where they do not divide.
 
-        keep: these clips will be asked for again. A decode error is raised at the batch it belongs to.
+        After `load_state_dict`, from the batch on that was to come. keep: these clips will be asked for again. Raises
+        `UserError` where too many clips are lost.
         """
-        if self._spec is None:
+        if self._schedule is None:
             raise ValueError("configure the loader before its first epoch")
-        if samples.frames_MT.shape[1] != self._spec.length:
-            raise ValueError(f"samples of {samples.frames_MT.shape[1]} frames in a regime of {self._spec.length}")
-        starts = range(0, len(samples), self._batch_size)
-        slices = [slice(start, min(start + self._batch_size, len(samples))) for start in starts]
-        ready: queue.Queue[ClipBatch | BaseException] = queue.Queue(maxsize=_BATCHES_AHEAD)
+        if self._resumed and samples.name != self._name:
+            raise ValueError(f"the state that was loaded belongs to {self._name}, not to {samples.name}")
+        if not self._resumed:
+            self._schedule, self._next = Schedule(self._schedule.last()), (0, 0)
+        self._name, self._resumed = samples.name, False
+        self._planned = self._next[1]
+        ready: queue.Queue[tuple[int, ClipBatch | None] | Exception | None] = queue.Queue(maxsize=_BATCHES_AHEAD)
         abandoned = threading.Event()
-        size = self._spec.size
-        worker = threading.Thread(
-            target=self._produce, args=(samples, slices, size, keep, ready, abandoned), daemon=True
+        producer = threading.Thread(
+            target=self._produce, args=(samples, keep, ready, abandoned), name="batches", daemon=True
         )
-        worker.start()
+        producer.start()
         try:
-            for _ in slices:
-                batch = ready.get()
-                if isinstance(batch, BaseException):
-                    raise batch
-                yield batch
+            while (found := _get(ready, producer)) is not None:
+                if isinstance(found, Exception):
+                    raise found
+                self._next = (found[0], self._next[1] + 1)
+                if found[1] is not None:
+                    yield found[1]
         finally:
             abandoned.set()
-            while worker.is_alive():
+            while producer.is_alive():
                 try:
                     ready.get(timeout=0.05)
                 except queue.Empty:
-                    worker.join(timeout=0.05)
+                    producer.join(timeout=0.05)
+            self._planned = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the consumer is: epoch, iteration, position and regimes, as plain values.
+
+        A loader of the same videos that loads it goes on with the very next batch.
+        """
+        if self._schedule is None:
+            raise ValueError("configure the loader before asking for its state")
+        with self._lock:
+            regimes = self._schedule.to_list()
+        position, iteration = self._next
+        return {**self._name._asdict(), "iteration": iteration, "position": position, "regimes": regimes}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next epoch, which must be the one of `state`, go on where it was."""
+        self._name = EpochName(state["seed"], state["stream"], state["epoch"])
+        self._next = (state["position"], state["iteration"])
+        self._schedule = Schedule.from_list(state["regimes"])
+        self._resumed = True
 
     def close(self) -> None:
-        """Stop the decoding threads."""
-        self._pool.shutdown(cancel_futures=True)
+        """Stop the decoding threads, also for the loaders beside this one."""
+        self._reading.workers.close()
 
     def _produce(
         self,
         samples: EpochSamples,
-        slices: list[slice],
-        size: int,
         keep: bool,
-        ready: "queue.Queue[ClipBatch | BaseException]",
+        ready: "queue.Queue[tuple[int, ClipBatch | None] | Exception | None]",
         abandoned: threading.Event,
     ) -> None:
-        waiting: deque[tuple[slice, list[Future[npt.NDArray[np.uint8]]]]] = deque()
-        todo = iter(slices)
+        asked: deque[tuple[ClipFetcher, range]] = deque()
+        fetcher: ClipFetcher | None = None
+        position, iteration = self._next
         try:
             while not abandoned.is_set():
-                while len(waiting) <= _BATCHES_AHEAD and (part := next(todo, None)) is not None:
-                    places = range(part.start, part.stop)
-                    waiting.append((part, [self._pool.submit(self._fetch, samples, m, size, keep) for m in places]))
-                if not waiting:
+                while len(asked) <= _BATCHES_AHEAD and position < len(samples):
+                    with self._lock:
+                        assert self._schedule is not None
+                        regime = self._schedule.at(iteration)
+                        iteration += 1
+                        self._planned = iteration
+                    if fetcher is None or fetcher.samples.spec != regime.spec:
+                        samples = samples if samples.spec == regime.spec else samples.under(regime.spec)
+                        fetcher = ClipFetcher(self.index, samples, self._reading, keep=keep, abandoned=abandoned)
+                    part = range(position, min(position + regime.batch_size, len(samples)))
+                    fetcher.ask(part)
+                    asked.append((fetcher, part))
+                    position = part.stop
+                if not asked:
+                    ready.put(None)
                     return
-                part, futures = waiting.popleft()
-                ready.put(self._assemble(samples, part, [future.result() for future in futures], size))
+                taking, part = asked.popleft()
+                ready.put((part.stop, self._assemble(taking, part)))
         except Exception as error:  # noqa: BLE001  (it is raised again in the consumer's thread)
             ready.put(error)
         finally:
-            for _, futures in waiting:
-                for future in futures:
-                    future.cancel()
+            for taking, _ in asked:
+                taking.close()
 
-    def _fetch(self, samples: EpochSamples, place: int, size: int, keep: bool) -> npt.NDArray[np.uint8]:
-        number = int(samples.videos_M[place])
-        frames_T, crop = samples.frames_MT[place], samples.changes.crops_M4[place]
-        key = (number, size, frames_T.tobytes(), crop.tobytes())
-        if keep and (kept := self._kept.get(key)) is not None:
-            return kept
-        video = self.index.videos[number]
-        if self._decoder == "dali":
-            with video.place.open() as whole:
-                source = np.frombuffer(whole.read(0, whole.size), np.uint8)
-        else:
-            source = decode_views(video, frames_T[None], crop[None], size=size)[0]
-        if keep and source.nbytes <= self._keep_bytes:
-            self._keep_bytes -= source.nbytes
-            self._kept[key] = source
-        return source
-
-    def _assemble(
-        self, samples: EpochSamples, part: slice, source: list[npt.NDArray[np.uint8]], size: int
-    ) -> ClipBatch:
-        changes = samples.changes[part]
-        videos_N = samples.videos_M[part]
+    def _assemble(self, fetcher: ClipFetcher, part: range) -> ClipBatch | None:
+        rows, sources = fetcher.take(part)
+        samples = fetcher.samples
+        if not rows:
+            return None
+        videos_N = samples.videos_M[rows]
+        clips_NCTHW = self._pipeline.run(
+            sources,
+            samples.frames_MT[rows] + self.index.first_N[videos_N, None],
+            samples.changes[np.array(rows)],
+            size=samples.spec.size,
+        )
         batch = ClipBatch(
-            self._pipeline.run(
-                source, samples.frames_MT[part] + self.index.first_N[videos_N, None], changes, size=size
-            ),
+            clips_NCTHW,
             torch.from_numpy(self.index.labels_N[videos_N]).to(self._device),
             torch.from_numpy(videos_N).to(self._device),
         )
-        return batch.mixed_up(float(changes.shares_M[0])).cut_mixed(changes.pastes_M4[0].tolist())
+        share, box = samples.changes.shares_M[part.start], samples.changes.pastes_M4[part.start]
+        return batch.mixed_up(float(share)).cut_mixed(box.tolist())
+
+
+def _get(ready: "queue.Queue[Any]", producer: threading.Thread) -> Any:
+    """The next item; raises `RuntimeError` where the thread that makes them died without one."""
+    while True:
+        try:
+            return ready.get(timeout=1.0)
+        except queue.Empty:
+            if not producer.is_alive() and ready.empty():
+                raise RuntimeError("the thread that makes batches died without a word") from None
 
 
 def choose_decoder(index: VideoIndex, device: torch.device) -> tuple[Decoder, str]:

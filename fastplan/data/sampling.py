@@ -1,10 +1,13 @@
 """The sample plan: every random choice of an epoch, drawn at once from (seed, stream, epoch).
 
 A sample's numbers depend on its place in the epoch and on nothing else, so batch size, threads and interruptions do
-not change them. Operators receive them as tensors; nothing downstream draws a random number.
+not change them; another clip regime changes only its frames. Operators receive them as tensors; nothing downstream
+draws a random number. Of several processes, each takes every `world`-th place of the same epoch.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,25 +16,47 @@ from fastplan.clips import ClipSpec, ShortPolicy, frame_indices, view_positions
 from fastplan.config import AugmentConfig
 from fastplan.data.augmentation import Changes, draw_changes, no_changes
 from fastplan.data.index import VideoIndex
+from fastplan.errors import UserError
+
+
+class EpochName(NamedTuple):
+    """Which epoch of which stream (an edge of the search, say) under which seed."""
+
+    seed: int
+    stream: str
+    epoch: int
 
 
 @dataclass(frozen=True)
 class EpochSamples:
     """M samples in the order in which they are trained on or evaluated.
 
-    videos_M: position in the index. frames_MT: frame indices. changes: what is done to the pictures.
+    name: what they were drawn from. spec: their clip regime. places_M: their places in the epoch of all processes.
+    videos_M: position in the index. frames_MT: frame indices. changes: what is done to the pictures. under: the same
+    samples in another regime. spare: whether another sample may stand in for one that cannot be read.
     """
 
+    name: EpochName
+    spec: ClipSpec
+    places_M: npt.NDArray[np.int64]
     videos_M: npt.NDArray[np.int64]
     frames_MT: npt.NDArray[np.int32]
     changes: Changes
+    under: Callable[[ClipSpec], "EpochSamples"]
+    spare: bool
 
     def __len__(self) -> int:
         return len(self.videos_M)
 
+    def spares(self, place: int) -> Iterator[int]:
+        """Samples to take for the one at position `place` where it cannot be read: the others in random order."""
+        seed, stream, epoch = self.name
+        order = stream_rng(seed, f"{stream}/spare/{self.places_M[place]}", epoch).permutation(len(self))
+        return (int(other) for other in order if other != place)
+
 
 def stream_rng(seed: int, stream: str, epoch: int) -> np.random.Generator:
-    """The generator of one epoch of one named stream (an edge of the search, say)."""
+    """The generator of one epoch of one named stream."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, *stream.encode()])))
 
 
@@ -45,32 +70,78 @@ def training_samples(
     epoch: int,
     clips: int | None = None,
     short: ShortPolicy = "loop",
+    rank: int = 0,
+    world: int = 1,
 ) -> EpochSamples:
     """One random clip per video in random order, augmented.
 
     clips: samples in the epoch, None for one per video. Epochs of another length go on where the one before stopped:
         every video is drawn once before any is drawn again.
+    rank, world: this process of how many. All get the same number of samples, none twice: the epoch is rounded down to
+        a multiple of `world`, and what is cut off begins the next one.
+    Raises `UserError` where there are fewer samples than processes.
     """
-    total = clips or len(index)
+    total = (clips or len(index)) // world * world
+    if total == 0:
+        raise UserError(f"{clips or len(index)} clips an epoch for {world} processes: set data.clips_per_epoch")
+    places_M = np.arange(rank, total, world)
     videos_M = _draw_videos(len(index), total, seed=seed, stream=stream, epoch=epoch)
 
     def rng_of(kind: str) -> np.random.Generator:
         return stream_rng(seed, f"{stream}/{kind}", epoch)
 
-    positions_MS = rng_of("position").random((total, spec.segments))
-    frames_MT = frame_indices(index.frames_N[videos_M], spec, positions_MS, short=short)
-    return EpochSamples(videos_M, frames_MT, draw_changes(rng_of, index.sizes_N2[videos_M].astype(np.float64), augment))
+    changes = draw_changes(rng_of, index.sizes_N2[videos_M].astype(np.float64), augment)[places_M]
+    videos_M = videos_M[places_M]
+
+    def under(spec: ClipSpec) -> EpochSamples:
+        positions_MS = rng_of("position").random((total, spec.segments))[places_M]
+        frames_MT = frame_indices(index.frames_N[videos_M], spec, positions_MS, short=short)
+        name = EpochName(seed, stream, epoch)
+        return EpochSamples(name, spec, places_M, videos_M, frames_MT, changes, under, spare=True)
+
+    return under(spec)
 
 
-def evaluation_samples(index: VideoIndex, spec: ClipSpec, *, views: int, short: ShortPolicy = "loop") -> EpochSamples:
-    """`views` clips of every video, evenly placed, video by video; the centre square, no colour change."""
-    videos_M = np.repeat(np.arange(len(index)), views)
-    positions_MS = np.stack([view_positions(len(index), spec, v, views) for v in range(views)], axis=1)
-    frames_MT = frame_indices(index.frames_N[videos_M], spec, positions_MS.reshape(-1, spec.segments), short=short)
-    sizes_N2 = index.sizes_N2.astype(np.float64)
-    half_N2 = 0.5 * sizes_N2.min(axis=1, keepdims=True) / sizes_N2
-    crops_M4 = np.concatenate([0.5 - half_N2, 0.5 + half_N2], axis=1).astype(np.float32)[videos_M]
-    return EpochSamples(videos_M, frames_MT, no_changes(crops_M4))
+def evaluation_samples(
+    index: VideoIndex,
+    spec: ClipSpec,
+    *,
+    views: int,
+    crops: int = 1,
+    short: ShortPolicy = "loop",
+    rank: int = 0,
+    world: int = 1,
+) -> EpochSamples:
+    """`views` clips x `crops` squares of every video, evenly placed, video by video; nothing else is changed.
+
+    crops: 1 for the centre square, 3 for left, centre and right (top, centre and bottom of upright videos).
+    rank, world: this process of how many; each takes every `world`-th video, none is taken twice.
+    """
+    mine_N = np.arange(rank, len(index), world)
+    per_video = views * crops
+    videos_M = np.repeat(mine_N, per_video)
+    sizes_N2 = index.sizes_N2[mine_N].astype(np.float64)
+    square_N2 = sizes_N2.min(axis=1, keepdims=True) / sizes_N2
+    sides_C = np.linspace(0.0, 1.0, crops) if crops > 1 else np.array([0.5])
+    corners_NC2 = sides_C[:, None] * (1.0 - square_N2)[:, None]
+    crops_NC4 = np.concatenate([corners_NC2, corners_NC2 + square_N2[:, None]], axis=2)
+    changes = no_changes(np.tile(crops_NC4[:, None], (1, views, 1, 1)).reshape(-1, 4).astype(np.float32))
+    places_M = (mine_N[:, None] * per_video + np.arange(per_video)).reshape(-1)
+
+    def under(spec: ClipSpec) -> EpochSamples:
+        durations_N = index.frames_N[mine_N]
+        frames_NVT = np.stack(
+            [
+                frame_indices(durations_N, spec, view_positions(durations_N, spec, view, views), short=short)
+                for view in range(views)
+            ],
+            axis=1,
+        )
+        frames_MT = np.repeat(frames_NVT, crops, axis=1).reshape(-1, spec.length)
+        name = EpochName(0, "evaluation", 0)
+        return EpochSamples(name, spec, places_M, videos_M, frames_MT, changes, under, spare=False)
+
+    return under(spec)
 
 
 def _draw_videos(videos: int, total: int, *, seed: int, stream: str, epoch: int) -> npt.NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """The report page: one HTML file with the graph, the path found, and every edge's curve with its fit and knee."""
 
 import html
+from collections.abc import Mapping
 
 from fastplan.launch import Task
 from fastplan.planner.arrivals import Outcome, Reached
@@ -26,8 +27,9 @@ def report_page(
     reached: Reached | None,
     plan: Plan | None,
     tested: Evaluation | None,
+    bad: Mapping[str, str],
 ) -> str:
-    """The whole page as HTML; figures are inline SVG, nothing is loaded from elsewhere."""
+    """The whole page as HTML; figures are inline SVG, nothing is loaded from elsewhere. bad: unreadable files, why."""
     path = {(o.source, o.target) for o in reached.path} if reached else set()
     parts = ["<h1>fastplan report</h1>", f"<p>{_summary(plan, tested)}</p>"]
     if task.graph is not None:
@@ -37,6 +39,9 @@ def report_page(
     parts.append("</div>")
     if plan is not None:
         parts += ["<h2>Plan</h2>", f"<pre>{html.escape(plan.to_yaml())}</pre>"]
+    if bad:
+        rows = "".join(f"<tr><td>{html.escape(path)}<td>{html.escape(why)}</tr>" for path, why in bad.items())
+        parts += [f"<h2>Files that could not be read: {len(bad)}</h2>", f"<table>{rows}</table>"]
     body = "\n".join(parts)
     return f"<!doctype html><meta charset='utf-8'><title>fastplan report</title><style>{_STYLE}</style>{body}\n"
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fastplan.config import TestConfig
 from fastplan.planner.arrivals import Outcome, Reached
 from fastplan.planner.curve import KneeFit, Stop
 from fastplan.planner.journal import EpochRecord
@@ -17,6 +18,7 @@ from fastplan.planner.plans import Plan
 from fastplan.planner.states import State, StateGraph
 
 if TYPE_CHECKING:
+    from fastplan.data.lost import LostClip
     from fastplan.train.evaluate import Evaluation
 
 
@@ -39,6 +41,7 @@ class Terminal:
         self._edge = ""
         self._epoch = 0
         self._epoch_task = self._progress.add_task("", visible=False)
+        self._bad: set[str] = set()
 
     def __enter__(self) -> "Terminal":
         self._progress.start()
@@ -60,6 +63,13 @@ class Terminal:
                 self._progress.update(task, visible=False)
 
         return advance
+
+    def lost(self, clip: "LostClip") -> None:
+        """One line about a video, the first time it cannot be read."""
+        if clip.path not in self._bad:
+            self._bad.add(clip.path)
+            then = "left out" if clip.instead is None else "another clip of the epoch takes its place"
+            self.console.print(f"  [yellow]cannot read[/yellow] {clip.path}: {clip.reason}; {then}", highlight=False)
 
     def begin_edge(self, source: str, state: State, done: int, most: int) -> None:
         """Head line of an edge."""
@@ -109,7 +119,7 @@ class Terminal:
             return
         self.console.print(
             f"  kept epoch {outcome.epochs} of {outcome.trained}: top1 {percent(outcome.accuracy)} "
-            f"± {percent(outcome.stderr).strip()} on fresh clips",
+            f"± {percent(outcome.stderr).strip()} on validation clips",
             highlight=False,
         )
 
@@ -185,7 +195,7 @@ def edges_table(graph: StateGraph, max_epochs: int, attempt_epochs: int) -> Tabl
 def search_table(outcomes: Sequence[Outcome], final: Reached | None) -> Table:
     """Every explored edge; those on the path found are marked."""
     path = {(o.source, o.target) for o in final.path} if final else set()
-    table = Table(title="Explored edges (top-1 in per cent, on fresh validation clips)", title_justify="left")
+    table = Table(title="Explored edges (top-1 in per cent, on validation clips)", title_justify="left")
     for column in ("edge", "top1", "±", "kept epoch", "trained", "ended", "clip-frames", "seconds", "path"):
         table.add_column(
             column, justify="left" if column in ("edge", "ended", "path") else "right", no_wrap=column == "edge"
@@ -217,10 +227,12 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
-def evaluation_line(title: str, result: "Evaluation", clips: int) -> str:
+def evaluation_line(title: str, result: "Evaluation", test: TestConfig) -> str:
     """An evaluation in words."""
+    views = f"{test.clips} clips" + (f" x {test.crops} crops" if test.crops > 1 else "")
+    unread = f"; {result.unread} more could not be read" if result.unread else ""
     return (
         f"{title}: video top-1 {percent(result.video_top1).strip()} % "
-        f"(± {percent(result.stderr).strip()}, {result.videos} videos x {clips} clips), "
+        f"(± {percent(result.stderr).strip()}, {result.videos} videos x {views}{unread}), "
         f"top-5 {percent(result.video_top5).strip()} %, clip top-1 {percent(result.clip_top1).strip()} %"
     )

@@ -9,13 +9,15 @@ import torch
 from torch import nn
 
 from fastplan.data.batch import ClipBatch
+from fastplan.errors import UserError
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Fractions in 0..1 over `videos` videos; a video's prediction is the mean of its clips' softmax outputs.
 
-    loss: mean negative log likelihood per video. stderr: of video_top1.
+    loss: mean negative log likelihood per video. unread: videos that could not be read and are left out of everything.
+    stderr: of video_top1.
     """
 
     clip_top1: float
@@ -23,6 +25,7 @@ class Evaluation:
     video_top5: float
     loss: float
     videos: int
+    unread: int = 0
 
     @property
     def stderr(self) -> float:
@@ -35,10 +38,13 @@ class Evaluation:
 def evaluate(
     network: nn.Module, batches: Iterable[ClipBatch], *, videos: int, autocast: AbstractContextManager[None]
 ) -> Evaluation:
-    """Evaluate on every clip of `batches`, in evaluation mode; `videos` is how many videos they belong to."""
+    """Evaluate on every clip of `batches`, in evaluation mode.
+
+    videos: how many there are; those of which no clip comes count as unread. Raises `UserError` where all do.
+    """
     network.eval()
     scores_VK: torch.Tensor | None = None
-    labels_V = torch.zeros(videos, dtype=torch.int64)
+    labels_V = torch.full((videos,), -1)
     right = clips = 0
     for batch in batches:
         with autocast:
@@ -52,7 +58,9 @@ def evaluate(
         right += int((probabilities_NK.argmax(1) == labels_N).sum())
         clips += len(labels_N)
     if scores_VK is None:
-        raise ValueError("nothing to evaluate")
+        raise UserError(f"none of the {videos} videos to evaluate can be read")
+    seen_V = labels_V >= 0
+    scores_VK, labels_V = scores_VK[seen_V], labels_V[seen_V]
     scores_VK /= scores_VK.sum(1, keepdim=True)
     ranked_VK = scores_VK.topk(min(5, scores_VK.shape[1]), dim=1).indices == labels_V[:, None]
     likelihood_V = scores_VK.gather(1, labels_V[:, None]).clamp_min(1e-12)
@@ -61,5 +69,6 @@ def evaluate(
         video_top1=float(ranked_VK[:, 0].float().mean()),
         video_top5=float(ranked_VK.any(1).float().mean()),
         loss=float(-likelihood_V.log().mean()),
-        videos=videos,
+        videos=len(labels_V),
+        unread=videos - len(labels_V),
     )

@@ -81,5 +81,5 @@ def test_evaluation_takes_every_view_of_every_video_from_the_centre_square():
     index = index_of(3)
     samples = evaluation_samples(index, ClipSpec(1, 10, 1, 32), views=3)
     assert samples.videos_M.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert samples.frames_MT[:3, 0].tolist() == [3, 10, 17]
+    assert samples.frames_MT[:3, 0].tolist() == [0, 10, 20]
     assert np.allclose(samples.changes.crops_M4, [8 / 64, 0, 56 / 64, 1])

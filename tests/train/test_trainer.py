@@ -30,16 +30,14 @@ def index(numbered, tmp_path_factory):
 def trainer_of(index, target=STATE, **settings) -> Trainer:
     layers = {"data": {"clips_per_epoch": 12}, "train": {"bn_clips": 4}, "network": {"dropout": 0.2}}
     config: RunConfig = build_config([("test", layers), ("case", settings)])
-    loaders = [
-        ClipLoader(index, config.data.augment, max_batch=6, threads=2, decoder="host", device=CPU) for _ in range(2)
-    ]
+    loader = ClipLoader(index, config.data.augment, max_batch=6, threads=2, decoder="host", device=CPU)
     torch.manual_seed(0)
     network = build_network("dg_p3d_tiny", 2, dropout=config.network.dropout)
     return Trainer(
         network,
         config,
-        train_loader=loaders[0],
-        val_loader=loaders[1],
+        train_loader=loader,
+        val_loader=loader.beside(index),
         target=target,
         precision=Precision("fp32", CPU, "test"),
     )
@@ -137,7 +135,7 @@ def test_the_averaged_network_is_what_is_validated(index):
 
 def test_mixed_clips_are_trained_on_both_of_their_labels(index):
     """The loss of a step is that of the mixed clips against their shares, smoothing included, and repeats itself."""
-    augment = {"mixup": 0.5, "cutmix": 0.5, "rand_augment": 1.0, "erase": 0.5}
+    augment = {"mixup": 0.5, "cutmix": 0.5, "erase": 0.5}
     settings = {"data": {"clips_per_epoch": 6, "augment": augment}, "optim": {"label_smoothing": 0.1}}
     trainer = trainer_of(index, **settings, network={"dropout": 0.0})
     trainer.enter(State("s", CLIP, 0.05, 6, freeze_bn=True), None)

@@ -1,0 +1,200 @@
+"""What the pipeline is fed: the clips of each sample, decoded ahead by threads, or what stands in for a broken one.
+
+A video is decoded once for all of its consecutive samples, so the views of a test cost one pass.
+"""
+
+import threading
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+from fastplan.data.dali import Decoder
+from fastplan.data.decode import DecodeError, decode_views
+from fastplan.data.index import VideoIndex
+from fastplan.data.lost import LostClip, LostClips
+from fastplan.data.sampling import EpochSamples
+from fastplan.data.video import VideoInfo
+from fastplan.data.workers import Task, Workers
+from fastplan.errors import UserError
+
+Source = npt.NDArray[np.uint8]  # a decoded clip [T, size, size, 3], or an encoded file [bytes]
+
+
+class KeptClips:
+    """Decoded clips that are asked for again, up to `budget_bytes` of them. Threads may share it."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._left_bytes = budget_bytes
+        self._clips: dict[tuple[object, ...], Source] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[object, ...]) -> Source | None:
+        """The clip that was kept under this key."""
+        return self._clips.get(key)
+
+    def put(self, key: tuple[object, ...], clip: Source) -> None:
+        """Keep a clip, if there is room."""
+        with self._lock:
+            if clip.nbytes <= self._left_bytes and key not in self._clips:
+                self._left_bytes -= clip.nbytes
+                self._clips[key] = clip
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How clips are read, the same for all loaders of a run."""
+
+    decoder: Decoder
+    workers: Workers
+    kept: KeptClips
+    lost: LostClips
+
+
+class ClipFetcher:
+    """The clips of one epoch's samples in one regime. Ask for parts in order, then take them in the same order.
+
+    keep: these clips will be asked for again. abandoned: set when nobody wants them any more.
+    """
+
+    def __init__(
+        self, index: VideoIndex, samples: EpochSamples, reading: Reading, *, keep: bool, abandoned: threading.Event
+    ) -> None:
+        self.samples = samples
+        self._index = index
+        self._reading = reading
+        self._keep = keep
+        self._abandoned = abandoned
+        self._ends_M = _group_ends(samples)
+        self._groups: dict[int, _Group] = {}
+
+    def ask(self, part: range) -> None:
+        """Begin to read the samples at these positions."""
+        for row in part:
+            end = int(self._ends_M[row])
+            if end not in self._groups:
+                before = self._lost_before(row)
+                task = None if before else self._submit(range(row, end))
+                self._groups[end] = _Group(row, end, task, before.reason if before else "")
+
+    def take(self, part: range) -> tuple[list[int], list[Source]]:
+        """Positions of the samples that stand at these positions, and their clips.
+
+        They are the positions asked for, but where a clip cannot be read: it is noted as lost, and its substitute's
+        position is there instead, or none in an evaluation. Raises `UserError` where too much is lost.
+        """
+        rows: list[int] = []
+        sources: list[Source] = []
+        for row in part:
+            end = int(self._ends_M[row])
+            group = self._groups[end]
+            if group.task is not None:
+                group.sources, group.reason = self._result(group.task, row)
+                group.task = None
+            found = (row, group.sources[row - group.first]) if group.sources else self.lose(row, group.reason)
+            if found:
+                rows.append(found[0])
+                sources.append(found[1])
+            if row == end - 1:
+                del self._groups[end]
+        return rows, sources
+
+    def lose(self, row: int, reason: str) -> tuple[int, Source] | None:
+        """Note a clip that cannot be read; position and clip of its substitute, or None in an evaluation."""
+        samples, lost = self.samples, self._reading.lost
+        before = self._lost_before(row)
+        path = self._path(row)
+        lost.count(path, reason, self._index)
+        if not samples.spare:
+            found, instead = None, None
+            if row > 0 and samples.videos_M[row - 1] == samples.videos_M[row]:
+                return None  # one entry a video says it all
+        else:
+            found = self._substitute(row, before)
+            instead = int(samples.places_M[found[0]])
+        if before is None:
+            _, stream, epoch = samples.name
+            lost.add(LostClip(path, reason, stream, epoch, int(samples.places_M[row]), instead))
+        return found
+
+    def close(self) -> None:
+        """Begin nothing any more."""
+        for group in self._groups.values():
+            if group.task is not None:
+                group.task.cancel()
+
+    def _substitute(self, row: int, before: LostClip | None) -> tuple[int, Source]:
+        samples = self.samples
+        known: list[int] = []
+        if before is not None and before.instead is not None:
+            known = [int(np.searchsorted(samples.places_M, before.instead))]
+        for other in chain(known, samples.spares(row)):
+            if self._lost_before(other) is None:
+                sources, _ = self._result(self._submit(range(other, other + 1)), other)
+                if sources:
+                    return other, sources[0]
+        raise UserError("none of the clips of an epoch can be read: is the folder of the videos still there?")
+
+    def _lost_before(self, row: int) -> LostClip | None:
+        samples = self.samples
+        if not len(self._reading.lost):
+            return None
+        path = self._path(row)
+        return self._reading.lost.find(path, samples.name.stream, samples.name.epoch, int(samples.places_M[row]))
+
+    def _result(self, task: Task[list[Source]], row: int) -> tuple[list[Source] | None, str]:
+        """What a task read, or None and why not."""
+        try:
+            return task.result(self._abandoned), ""
+        except TimeoutError as error:
+            reason = f"{error} (data.decode_timeout_s)"
+        except (DecodeError, OSError) as error:
+            reason = str(error).removeprefix(f"{self._path(row)}: ")
+        self._reading.lost.count(self._path(row), reason, self._index)
+        return None, reason
+
+    def _path(self, row: int) -> str:
+        return self._index.videos[int(self.samples.videos_M[row])].path
+
+    def _submit(self, rows: range) -> Task[list[Source]]:
+        samples, part = self.samples, slice(rows.start, rows.stop)
+        video = self._index.videos[int(samples.videos_M[rows[0]])]
+        frames_VT, crops_V4 = samples.frames_MT[part], samples.changes.crops_M4[part]
+        return self._reading.workers.submit(lambda: self._read(video, frames_VT, crops_V4, samples.spec.size))
+
+    def _read(
+        self, video: VideoInfo, frames_VT: npt.NDArray[np.int32], crops_V4: npt.NDArray[np.float32], size: int
+    ) -> list[Source]:
+        """The views of one video, in one pass over it; runs in a worker."""
+        if self._reading.decoder == "dali":
+            with video.place.open() as whole:
+                return [np.frombuffer(whole.read(0, whole.size), np.uint8)] * len(frames_VT)
+        key = (video.path, video.first, size, frames_VT.tobytes(), crops_V4.tobytes())
+        kept = self._reading.kept.get(key) if self._keep else None
+        if kept is None:
+            kept = decode_views(video, frames_VT, crops_V4, size=size)
+            if self._keep:
+                self._reading.kept.put(key, kept)
+        return list(kept)
+
+
+@dataclass
+class _Group:
+    """Consecutive samples [first, end) of one video, read by one task; its result replaces it."""
+
+    first: int
+    end: int
+    task: Task[list[Source]] | None
+    reason: str
+    sources: list[Source] | None = None
+
+
+def _group_ends(samples: EpochSamples) -> npt.NDArray[np.int64]:
+    """For each sample, the end of its group: consecutive ones of one video, or each alone where it may be replaced."""
+    rows_M = np.arange(len(samples))
+    if samples.spare:
+        return rows_M + 1
+    last_M = np.append(samples.videos_M[1:] != samples.videos_M[:-1], True)
+    ends = np.flatnonzero(last_M) + 1
+    return ends[np.searchsorted(ends, rows_M, side="right")]
