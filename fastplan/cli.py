@@ -196,10 +196,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _plan(arguments: argparse.Namespace) -> int:
     from fastplan.launch import resolve
+    from fastplan.memory import expected_memory
     from fastplan.models.networks import network_spec
     from fastplan.planner.states import check_clip_lengths
     from fastplan.report.figures import draw_graph, draw_plan, save_figure
-    from fastplan.report.terminal import edges_table, make_console, plan_table, states_table
+    from fastplan.report.terminal import edges_table, make_console, memory_table, plan_table, states_table
 
     task = resolve(_request(arguments))
     console = make_console()
@@ -213,6 +214,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     spec = network_spec(name)
     check_clip_lengths([*task.states, task.target], multiple=spec.multiple, least=spec.least, network=name)
     console.print(states_table(task.graph))
+    console.print(memory_table(expected_memory(task.states, task.config)))
     console.print(edges_table(task.graph, task.config.plan.max_epochs, task.config.plan.attempt_epochs))
     if arguments.draw:
         save_figure(draw_graph(task.graph), arguments.draw)

@@ -19,11 +19,10 @@ from fastplan.data.dali import ClipPipeline, Decoder
 from fastplan.data.fetching import ClipFetcher, KeptClips, Reading
 from fastplan.data.index import VideoIndex
 from fastplan.data.lost import LostClips
+from fastplan.data.memory import BATCHES_AHEAD
 from fastplan.data.regimes import Regime, Schedule
 from fastplan.data.sampling import EpochName, EpochSamples
 from fastplan.data.workers import Workers
-
-_BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ class ClipLoader:
             self._schedule, self._next = Schedule(self._schedule.last()), (0, 0)
         self._name, self._resumed = samples.name, False
         self._planned = self._next[1]
-        ready: queue.Queue[tuple[int, ClipBatch | None] | Exception | None] = queue.Queue(maxsize=_BATCHES_AHEAD)
+        ready: queue.Queue[tuple[int, ClipBatch | None] | Exception | None] = queue.Queue(maxsize=BATCHES_AHEAD)
         abandoned = threading.Event()
         producer = threading.Thread(
             target=self._produce, args=(samples, keep, ready, abandoned), name="batches", daemon=True
@@ -219,7 +218,7 @@ class ClipLoader:
         position, iteration = self._next
         try:
             while not abandoned.is_set():
-                while len(asked) <= _BATCHES_AHEAD and position < len(samples):
+                while len(asked) <= BATCHES_AHEAD and position < len(samples):
                     with self._lock:
                         assert self._schedule is not None
                         regime = self._schedule.at(iteration)

@@ -53,3 +53,33 @@ def count_macs(network: VideoNetwork, frames: int, size: int) -> int:
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, frames, size, size, device="meta"))
     return counter.get_total_flops() // 2
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes of training in fp32. network: weights, gradients, momentum and averaged weights. clip: what the backward
+    pass needs of one clip."""
+
+    network: int
+    clip: int
+
+
+def training_memory(network: str, *, frames: int, size: int, classes: int) -> TrainingMemory:
+    """What training takes, counted on the meta device: every tensor that autograd keeps, once."""
+    with torch.device("meta"):
+        built = build_network(network, classes).train()
+        clips = torch.zeros(2, 3, frames, size, size)  # two: a batch of one has no variance
+    own = {tensor.untyped_storage()._cdata for tensor in (*built.parameters(), *built.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        key = tensor.untyped_storage()._cdata
+        if key not in own:
+            kept[key] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        heads = built(clips)
+    del heads
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in built.parameters())
+    return TrainingMemory(4 * weights, sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) // 2)

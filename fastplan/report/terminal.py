@@ -19,6 +19,7 @@ from fastplan.planner.states import State, StateGraph
 
 if TYPE_CHECKING:
     from fastplan.data.lost import LostClip
+    from fastplan.memory import Memory
     from fastplan.train.evaluate import Evaluation
 
 
@@ -176,6 +177,22 @@ def states_table(graph: StateGraph) -> Table:
             str(state.effective_batch),
             "frozen" if state.freeze_bn else "",
         )
+    return table
+
+
+def memory_table(expected: "Sequence[Memory]") -> Table:
+    """Memory of each clip regime."""
+    table = Table(
+        title="Expected memory in MB, fp32; libraries and data.keep_mb come on top",
+        title_justify="left",
+        caption="host: decoded clips. device: prepared clips, network, backward pass; the host's where there is no GPU",
+        caption_justify="left",
+    )
+    for column in ("clip", "batch", "host", "device"):
+        table.add_column(column, justify="left" if column == "clip" else "right")
+    for one in expected:
+        cells = (f"{value / 1e6:,.0f}" for value in (one.host, one.device))
+        table.add_row(str(one.clip), str(one.batch_size), *cells)
     return table
 
 

@@ -1,0 +1,29 @@
+"""Memory that the loader takes in a clip regime, from the sizes of what it holds at once.
+
+A batch of decoded clips takes u = batch x frames x size x size x 3 bytes. Held at once are: three batches decoded or
+being decoded; in the pipeline, its input and what each operator that changes pictures gives; and as float, of 4 u
+each, the batch in the consumer's hands, two that wait, and one that waits to wait.
+"""
+
+from dataclasses import dataclass
+
+from fastplan.clips import ClipSpec
+from fastplan.config import AugmentConfig
+
+BATCHES_AHEAD = 2  # made and waiting, or decoded and waiting to be made
+
+
+@dataclass(frozen=True)
+class LoaderMemory:
+    """Bytes. decoded: before the pipeline, on the host. prepared: in the pipeline and behind it, on its device."""
+
+    decoded: int
+    prepared: int
+
+
+def loader_memory(spec: ClipSpec, batch_size: int, augment: AugmentConfig) -> LoaderMemory:
+    """What one loader holds at most in this regime, frames decoded by the host."""
+    unit = batch_size * spec.length * spec.size**2 * 3
+    operators = augment.rand_augment_steps if augment.rand_augment else 0
+    operators += sum(bool(on) for on in (augment.jitter or augment.grey, augment.blur, augment.erase))
+    return LoaderMemory(decoded=(BATCHES_AHEAD + 1) * unit, prepared=(1 + operators + 4 * (BATCHES_AHEAD + 2)) * unit)
