@@ -12,6 +12,8 @@ from fastplan import __version__
 from fastplan.errors import UserError
 
 if TYPE_CHECKING:
+    from fastplan.config import DataConfig
+    from fastplan.data.lists import VideoList
     from fastplan.launch import Request
 
 _TRAIN_EXAMPLES = """\
@@ -40,6 +42,9 @@ examples:
 
 exit status: 0 every video decodes, 1 some do not and would be left out, 2 there is nothing to check, 130 interrupted
 """
+
+
+_SHEET = "fastplan-clips.html"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     check.add_argument("--fix-list", type=Path, metavar="FILE", help="write a list without the bad videos (.csv, .txt)")
     check.add_argument("--span", type=int, metavar="N", default=16, help="frames a clip spans; fewer is short (16)")
+    check.add_argument("--show", type=int, metavar="N", help=f"write {_SHEET} with N clips, augmented as in training")
     check.add_argument("--hash", action="store_true", help="compare contents too, and name videos that are there twice")
     check.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings, as in configs/default.yaml")
     check.set_defaults(run_command=_check, interrupted="what was probed is kept: run it again to go on")
@@ -251,6 +257,8 @@ def _check(arguments: argparse.Namespace) -> int:
             hash_content=arguments.hash,
         )
     checked = check_videos(listed, rows.to_pylist(), span=arguments.span)
+    if arguments.show:
+        _show(arguments, listed, data)
     if arguments.fix_list:
         lines = write_fix_list(arguments.fix_list, listed, checked)
         print(f"{arguments.fix_list} lists {lines} videos", file=sys.stderr)
@@ -284,6 +292,22 @@ def _networks(arguments: argparse.Namespace) -> int:
     else:
         make_console().print(costs_table(costs, frames, size))
     return 0
+
+
+def _show(arguments: argparse.Namespace, listed: "VideoList", data: "DataConfig") -> None:
+    from fastplan.clips import ClipSpec
+    from fastplan.data.index import build_index
+    from fastplan.data.splits import cache_dir
+    from fastplan.report.sheet import sheet_page
+
+    if arguments.show < 0:
+        raise UserError(f"--show is {arguments.show}; it must be at least 1")
+    threads = data.threads or len(os.sched_getaffinity(0))
+    index = build_index(listed, cache_dir=cache_dir(data) / "index", threads=threads, limit_s=data.probe_limit_s)
+    spec = ClipSpec.consecutive(8, stride=max(arguments.span // 8, 1), size=160)
+    page = sheet_page(index, data.augment, spec, clips=arguments.show, threads=threads)
+    Path(_SHEET).write_text(page, encoding="utf-8")
+    print(f"{_SHEET} shows {arguments.show} clips", file=sys.stderr)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ FLAGS = {
     },
     "plan": {"--state-graph", "--plan", "--data", "--val", "--config", "--device", "--seed", "--draw"},
     "test": {"--run", "--data", "--clips"},
-    "check": {"--json", "--fix-list", "--span", "--hash"},
+    "check": {"--show", "--json", "--fix-list", "--span", "--hash"},
     "networks": {"--frames", "--size", "--json"},
     "doctor": set(),
 }
