@@ -54,6 +54,9 @@ def set_kernels(network: nn.Module, mode: Mode) -> KernelChoice:
     Blocks that have no fused form are left alone. A copy of the network keeps the setting; `state_dict` does not
     know it.
     """
+    blocks = [module for module in network.modules() if isinstance(module, Fusable)]
+    if not blocks:
+        return KernelChoice("composed", "this network has no fused form")
     parameter = next(network.parameters(), None)
     choice = choose_kernels(mode, parameter.device if parameter is not None else torch.device("cpu"))
     operators = None
@@ -63,9 +66,8 @@ def set_kernels(network: nn.Module, mode: Mode) -> KernelChoice:
         from fastplan.kernels import fused  # the only part that needs Triton
 
         operators = Operators(fused)
-    for module in network.modules():
-        if isinstance(module, Fusable):
-            module.operators = operators
+    for block in blocks:
+        block.operators = operators
     return choice
 
 

@@ -7,6 +7,7 @@ code in them is run.
 
 import hashlib
 import pickle
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,12 @@ from fastplan.models.interface import VideoNetwork
 from fastplan.models.names import published_name, without_timm_stem
 
 _WRAPPERS = ("state_dict", "model_state", "model")
+_NEW_PARTS = (
+    (".context.", "global context"),
+    ("diffusion.", "global path"),
+    ("nonlocals.", "non-local blocks"),
+    ("fc", "classifiers"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Pretrained:
         parts = [f"{self.file}, {self.kind}: {len(self.loaded)} tensors"]
         if self.made:
             parts.append(f"{len(self.made)} temporal kernels set to the identity or zero")
-        parts.append(f"new: {_some(self.new)}" if self.new else "nothing new")
+        parts.append(f"new: {_parts(self.new)}" if self.new else "nothing new")
         if self.left_out:
             parts.append(f"left out of the file: {_some(self.left_out)}")
         return "; ".join(parts)
@@ -156,6 +163,12 @@ def _tensors(content: Mapping[str, Any], file: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{file} holds no tensors under 'state_dict' or at its top")
     renamed = without_timm_stem(list(tensors))
     return {renamed.get(key, key): value for key, value in tensors.items()}
+
+
+def _parts(names: Sequence[str]) -> str:
+    """The parts of a network that these tensors belong to, with how many of each."""
+    of = Counter(next((what for mark, what in _NEW_PARTS if mark in name), name) for name in names)
+    return ", ".join(f"{part} ({count} tensors)" for part, count in of.items())
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The networks beside DG-P3D: equal to plain Conv3d and BatchNorm3d, and as their papers write them."""
+"""Every family: equal to plain Conv3d and BatchNorm3d layers, and as its paper writes it."""
 
 import copy
 
@@ -7,8 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastplan.configs import shipped
 from fastplan.errors import UserError
+from fastplan.models.blocks import Basic, Bottleneck, GlobalContext
 from fastplan.models.c3d import C3DSpec
+from fastplan.models.dg_p3d import DGP3DSpec
+from fastplan.models.interface import NetworkSpec
 from fastplan.models.layers import BatchNorm, FullConv, SpatialConv, StemConv, TemporalConv, pool_space, pool_time
 from fastplan.models.networks import NETWORKS, build_network
 from fastplan.models.pathway import NonLocal, PathwaySpec
@@ -16,11 +20,18 @@ from fastplan.models.r2plus1d import R2Plus1DSpec
 from fastplan.models.resnets import Diffusion, ResNetSpec
 from fastplan.models.s3d import S3DSpec
 from fastplan.models.slowfast import SlowFastSpec
+from fastplan.ops import set_kernels
+from fastplan.planner.plans import Plan
+from fastplan.planner.states import check_clip_lengths
 
 ONE = (1, 1, 1, 1)
 THREE = (1, 2, 1, 1)  # blocks of all three kinds
 TAPS = ((3,), (3, 1), (3, 1), (1, 3))
-SMALL = {  # every family with few blocks: its specification, and the clip it is tried on
+SMALL: dict[
+    str, tuple[NetworkSpec, tuple[int, int]]
+] = {  # every family with few blocks: its specification, and the clip it is tried on
+    "dg_p3d": (DGP3DSpec(Bottleneck, THREE, groups=4, width_per_group=16, stem_kernel=3, deep_stem=True), (16, 32)),
+    "dg_p3d_basic": (DGP3DSpec(Basic, THREE), (16, 32)),
     "p3d": (ResNetSpec("pseudo", layers=THREE), (8, 32)),
     "lgd_p3d": (ResNetSpec("pseudo", diffusion=True, layers=THREE), (8, 32)),
     "r2p1d": (ResNetSpec("factored", layers=ONE), (8, 32)),
@@ -51,6 +62,8 @@ def test_a_network_on_views_is_the_network_of_plain_3d_layers(name):
             nn.init.uniform_(module.weight, 0.5, 1.5)
         elif isinstance(module, Diffusion):
             nn.init.normal_(module.to_local[1].weight)
+        elif isinstance(module, GlobalContext):
+            nn.init.normal_(module.fc2.weight)
     plain = copy.deepcopy(network)
     for module in plain.modules():
         module.__class__ = PLAIN.get(type(module), type(module))
@@ -72,6 +85,20 @@ def test_a_network_on_views_is_the_network_of_plain_3d_layers(name):
     for (key, a), b in zip(network.named_buffers(), plain.buffers(), strict=True):
         if "running" in key:
             torch.testing.assert_close(a, b, msg=lambda m, key=key: key + m)
+
+
+def test_networks_without_a_fused_form_say_so():
+    assert set_kernels(build_network("slow_r50", 2), "reference").runs == "composed"
+    assert set_kernels(build_network("dg_p3d_tiny", 2), "reference").runs == "reference"
+
+
+def test_published_plans_name_networks_that_take_their_clips():
+    for file in shipped("plans").values():
+        plan = Plan.load(file)
+        name = plan.config["network"]["name"]
+        spec = NETWORKS[name]
+        states = [leg.state for leg in plan.legs]
+        check_clip_lengths(states, multiple=spec.multiple, least=spec.least, network=name)
 
 
 @pytest.mark.parametrize(("taps", "kernel", "stride", "pad"), [(3, 3, 2, 1), (3, 3, 1, 1), (2, 2, 2, 0), (1, 3, 2, 1)])

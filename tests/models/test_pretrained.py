@@ -143,6 +143,8 @@ def test_an_inflated_dg_p3d_sees_a_still_video_as_the_picture(tmp_path, variant)
         assert wanted.std() > 0.1
     assert set(report.left_out) == {"fc.weight", "fc.bias"}
     assert all(".context." in name or name.startswith("fc") for name in report.new)
+    blocks = sum(LAYERS) + LAYERS[3]
+    assert f"new: global context ({4 * blocks} tensors), classifiers (4 tensors)" in str(report)
     convs = sum(".t.weight" in name for name in network.state_dict())
     assert len(report.made) == convs > 0
     everything = {name for name in network.state_dict() if "num_batches" not in name}
