@@ -59,19 +59,22 @@ def time_small(step: Step, *, repeats: int = 20) -> Times:
     nothing. On the CPU one call each.
     """
     if not on_gpu():
-        return quantiles([_wall_us(step, i) for i in range(min(repeats, 2))])
+        return quantiles([_wall_us(step, i) for i in range(min(repeats, INPUT_SETS))])
     replay = capture(lambda: [step(i) for i in range(INPUT_SETS)])
     times = _between_events(lambda _: replay(), repeats + 2)[2:]
     return quantiles([us / INPUT_SETS for us in times])
 
 
-def time_step(step: Step, *, repeats: int = 20, warmup: int = 3) -> Times:
-    """Time from one whole training or inference step to the next, launched back to back as training launches them."""
+def time_step(step: Callable[[], Any], *, seconds_each: float, total_s: float) -> Times:
+    """Time from one whole training or inference step to the next, launched back to back as training launches them.
+
+    10 to 50 steps, about ``total_s`` in all where one takes ``seconds_each``. On the CPU one step.
+    """
     if not on_gpu():
-        return quantiles([_wall_us(step, i) for i in range(repeats)])
-    for i in range(warmup):
-        step(i)
-    return quantiles(_between_events(step, repeats))
+        return quantiles([_wall_us(lambda _: step(), 0)])
+    for _ in range(3):
+        step()
+    return quantiles(_between_events(lambda _: step(), int(min(50, max(10, total_s / seconds_each)))))
 
 
 def capture(work: Callable[[], Any]) -> Callable[[], Any]:
@@ -101,29 +104,34 @@ def capture(work: Callable[[], Any]) -> Callable[[], Any]:
 def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """``torch.compile(function)`` for fixed shapes with inductor ``options``.
 
-    On the CPU the graph is captured and differentiated but not compiled. Raises ValueError for an option that this
+    On the CPU the graph is captured but not compiled. Raises ValueError for an option that this
     version of inductor does not have.
     """
     unknown = sorted(set(options) - set(torch._inductor.list_options()))
     if unknown:
         raise ValueError(f"torch {torch.__version__} has no inductor option {', '.join(unknown)}")
     if not on_gpu():
-        return torch.compile(function, dynamic=False, backend="aot_eager")
+        return torch.compile(function, dynamic=False, backend="eager")
     return torch.compile(function, dynamic=False, options=options or None)
 
 
 def fresh() -> None:
-    """Forget what the last measurement left: its memory, its compiled code, its peak."""
+    """Forget what the last measurement left: its memory and its compiled code."""
     torch.compiler.reset()
     gc.collect()
     if on_gpu():
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
+
+
+def reset_peak() -> None:
+    """Begin to watch for the peak of memory; on the CPU nobody watches."""
+    if on_gpu():
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_bytes() -> int | None:
-    """The most memory that tensors took since `fresh`; None on the CPU."""
+    """The most memory that tensors took since `reset_peak`; None on the CPU."""
     return torch.cuda.max_memory_allocated() if on_gpu() else None
 
 

@@ -27,9 +27,13 @@ from fastplan.benchmarks.gpu_check.units import Record, stage_records
 
 _HERE = "fastplan.benchmarks.gpu_check"
 
+# Cheap ones first: what they leave of their share goes to the whole steps, whose compilers take what they get.
 STAGES = {
-    "correct": Stage("every kernel in every configuration against fp64", f"{_HERE}.correct", 90, shards=12),
-    "ops": Stage("each operator beside eager PyTorch and torch.compile", f"{_HERE}.ops", 110),
+    "correct": Stage("every kernel in every configuration against fp64", f"{_HERE}.correct", 75, shards=12),
+    "ops": Stage("each operator beside eager PyTorch and torch.compile", f"{_HERE}.ops", 80),
+    "nvdec": Stage("DALI's video decoder on whole files and on cuts", f"{_HERE}.nvdec", 40),
+    "inference": Stage("whole inference steps of DG-P3D-50", f"{_HERE}.inference", 60),
+    "steps": Stage("whole training steps of DG-P3D-50", f"{_HERE}.steps", 220),
 }
 
 

@@ -28,8 +28,9 @@ def units(tiny: bool) -> list[Unit]:
         known = [case for case in cases(tiny) if case.check_dtype in (None, dtype)]
         for rank in range(max(case.configurations() for case in known)):
             for case in known:
-                # The interpreter runs every configuration in tests/kernels; here one operator shows that ranks work.
-                if rank < case.configurations() and (not tiny or rank == 0 or case is known[0]):
+                # The interpreter runs everything in tests/kernels: here bf16, and other ranks and fp32 of one operator.
+                enough = (rank == 0 and dtype == torch.bfloat16) or case is known[0] or case.check_dtype
+                if rank < case.configurations() and (not tiny or enough):
                     todo.append(_unit(case, dtype, rank))
     return todo
 

@@ -58,8 +58,9 @@ def summary(check: Check) -> str:
         }
         counted = ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "nothing to do"
         lines.append(f"  {name:<10} {counted}" + "".join(f"; {line}" for line in _headline(name, records)))
+        lines += _networks(records)
     lines += [f"  FAILED {record['unit']}: {record['reason']}" for record in _failed(check)[:8]]
-    lines += [f"  WRONG {row['op']}: error {row['error']:.2g}" for row in wrong_rows(check)[:8] if "op" in row]
+    lines += [f"  WRONG {_what(row)}" for row in wrong_rows(check)[:8]]
     if "ops" in check.stages and not check.interpreted:
         judged = dispatch.verdicts(check.stages["ops"])
         held = sum(verdict.holds is True for verdict in judged)
@@ -94,6 +95,14 @@ def _failed(check: Check) -> list[Record]:
     return [record for records in check.stages.values() for record in records if record["status"] == "failed"]
 
 
+def _what(row: dict[str, Any]) -> str:
+    """A wrong row in few words."""
+    named = [
+        str(row[key]) for key in ("op", "shape", "network", "execution", "equality", "regime", "way") if key in row
+    ]
+    return ", ".join([*named, f"error {row.get('error', row.get('errors', ''))}"])
+
+
 def _edits(check: Check) -> list[str]:
     return dispatch.edits(check.stages["ops"], check.facts["gpu"], check.date)
 
@@ -101,11 +110,40 @@ def _edits(check: Check) -> list[str]:
 def _headline(name: str, records: list[Record]) -> list[str]:
     rows = tables.rows_of(records)
     if name == "correct" and rows:
-        worst = {
-            dtype: max(row["error"] for row in rows if row["dtype"] == dtype) for dtype in {r["dtype"] for r in rows}
-        }
-        return ["worst error " + ", ".join(f"{dtype} {error:.1g}" for dtype, error in sorted(worst.items()))]
+        formats = sorted({row["dtype"] for row in rows})
+        worst = {dtype: max(row["error"] for row in rows if row["dtype"] == dtype) for dtype in formats}
+        return ["worst error " + ", ".join(f"{dtype} {error:.1g}" for dtype, error in worst.items())]
     if name == "ops" and any("copy_gb_per_s" in row for row in rows):
         limits = next(row for row in rows if "copy_gb_per_s" in row)
         return [f"copy {limits['copy_gb_per_s']:.0f} GB/s, bf16 matrix {limits['matrix_tflop_per_s']:.0f} TFLOP/s"]
+    if name == "nvdec":
+        return [f"seeks: {'yes' if row['seeks'] else 'no'}" for row in rows if "seeks" in row]
     return []
+
+
+def _networks(records: list[Record]) -> list[str]:
+    """Per shape the fastest arm of each network: ms, and how much faster ours is than eager Conv3d and than the best of
+    torch.compile without our kernels.
+    """
+    rows = [row for row in tables.rows_of(records) if "network" in row]
+    lines = []
+    for shape in dict.fromkeys(row["shape"] for row in rows):
+        here = [row for row in rows if row["shape"] == shape]
+        best = {form: _fastest(here, form) for form in ("plain", "views", "ours")}
+        cells = [f"{form} {row['us']['p50'] / 1e3:.1f} ms ({tables.how(row)})" for form, row in best.items() if row]
+        eager = next((row for row in here if row["network"] == "plain" and tables.how(row) == "eager"), None)
+        rivals = [row for row in here if row["network"] != "ours" and row["execution"] != "eager"]
+        compiled = min(rivals, key=lambda row: row["us"]["p50"], default=None)
+        gains = [
+            f"{rival['us']['p50'] / best['ours']['us']['p50']:.2f}x {what}"
+            for what, rival in (("eager Conv3d", eager), ("the best torch.compile", compiled))
+            if rival and best["ours"]
+        ]
+        lines.append(f"    {shape}: {'; '.join(cells)}")
+        lines.append(f"      ours over: {', '.join(gains)}" if gains else "      ours: not measured")
+    return lines
+
+
+def _fastest(rows: list[dict[str, Any]], form: str) -> dict[str, Any] | None:
+    mine = [row for row in rows if row["network"] == form]
+    return min(mine, key=lambda row: row["us"]["p50"], default=None)

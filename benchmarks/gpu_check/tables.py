@@ -82,6 +82,79 @@ def ops(records: Iterable[Record]) -> str:
     return table(header, body) + ("\n" + second if others else "")
 
 
+def steps(records: Iterable[Record]) -> str:
+    """Every arm beside the eager plain network of the same shape, the fastest of a shape first."""
+    rows = rows_of(records)
+    equal, rows = ([row for row in rows if key in row] for key in ("equality", "network"))
+    body = []
+    for row in sorted(rows, key=lambda row: (row["shape"], row["us"]["p50"])):
+        body.append(
+            (
+                *(row["shape"], row["network"], how(row), median(row["us"], unit="ms"), row["us"]["n"]),
+                *(short(row["clips_per_s"]), short(ratio(_plain(rows, row), row["us"]))),
+                short(row["peak_bytes"] / 1e9) if row["peak_bytes"] else None,
+                _errors(row["errors"]) + ("" if row["correct"] else " WRONG"),
+                *("yes" if row["repeats"] else "no", short(row["first_s"])),
+            )
+        )
+    header = ("batch x frames", "network", "run", "ms", "n", "clips/s", "times eager Conv3d", "peak GB", "errors")
+    first = [
+        (r["equality"], _errors(r["errors"]) + ("" if r["correct"] else " WRONG"), _errors(r["allowed"])) for r in equal
+    ]
+    beside = table(("fp32 beside Conv3d", "errors", "allowed"), first)
+    return (beside + "\n" if first else "") + table((*header, "same bits again", "first step s"), body)
+
+
+inference = steps
+
+
+def nvdec(records: Iterable[Record]) -> str:
+    """Seeking, then every way of sending clips."""
+    rows = rows_of(records)
+    places = [(r["place"], median(r["us"], unit="ms"), short(r["frames_per_s"])) for r in rows if "place" in r]
+    body = [
+        (
+            *(row["regime"], row["gop"], row["way"], short(row["frames_per_s"]), short(row["decoded_per_s"])),
+            *(short(row["percent_of_limit"]), short(row["bytes_per_clip"] / 1e3), short(row["cut_ms_per_clip"])),
+            *("yes" if row["equal"] else "NO", {True: "", False: "WRONG", None: ""}[row.get("correct")]),
+        )
+        for row in rows
+        if "way" in row
+    ]
+    header = (
+        *("16 frames", "keyframe every", "sent", "wanted frames/s", "decoded frames/s", "% of the limit", "kB/clip"),
+        *("ms to cut a clip", "pixels of the whole file", ""),
+    )
+    facts = []
+    for row in rows:
+        if "seeks" in row:
+            found = "yes" if row["seeks"] else "no"
+            facts.append(
+                f"Seeks in a whole file: {found}; a clip at its end takes {row['end_over_beginning']:.2f} times"
+            )
+            facts.append("one at its beginning.\n")
+        elif "limit_frames_per_s" in row:
+            facts.append(f"The limit, all pictures of a file wanted: {row['limit_frames_per_s']:.0f} frames/s.\n")
+    parts = (table(("clips from the", "ms a batch", "frames/s"), places), table(header, body))
+    return "\n".join((*facts, *parts))
+
+
+def how(row: Row) -> str:
+    """How an arm is run, in words."""
+    words = [row["execution"], *["deterministic"] * row["deterministic"], *["CUDA graph"] * row["graph"]]
+    return ", ".join(words)
+
+
+def _plain(rows: Iterable[Row], row: Row) -> dict[str, float] | None:
+    """Times of the eager plain network at the same shape."""
+    same = [r for r in rows if r["shape"] == row["shape"] and r["network"] == "plain" and how(r) == "eager"]
+    return same[0]["us"] if same else None
+
+
+def _errors(errors: dict[str, float]) -> str:
+    return ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+
+
 def left_out(records: Iterable[Record]) -> str:
     """Units that failed or were skipped, and why."""
     return table(

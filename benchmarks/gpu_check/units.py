@@ -24,6 +24,7 @@ class Unit(NamedTuple):
     kind: str
     expected_s: float
     run: Callable[[], Iterable[Row]]
+    missing: str = ""
 
 
 class Journal:

@@ -39,6 +39,9 @@ def run(units: list[Unit], journal: Journal, deadline: float) -> int:
     slowest: dict[str, float] = {}
     for unit in units:
         expected_s, left_s = slowest.get(unit.kind, unit.expected_s), deadline - time.time()
+        if unit.missing:
+            journal.write(unit=unit.name, status="skipped", reason=unit.missing)
+            continue
         if expected_s > left_s:
             reason = f"takes about {expected_s:.0f} s, {max(left_s, 0):.0f} s were left"
             journal.write(unit=unit.name, status="skipped", reason=reason)

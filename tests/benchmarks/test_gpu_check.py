@@ -1,5 +1,6 @@
 """The whole command on tiny shapes under the interpreter, and what it says without a GPU."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from fastplan.benchmarks.gpu_check import __main__ as gpu_check
+from fastplan.benchmarks.gpu_check.arms import EXECUTIONS
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -41,6 +43,14 @@ def test_every_stage_on_tiny_shapes(tmp_path):
     assert results["facts"]["command"].startswith("gpu-check --tiny")
     arms = {row["arm"] for unit in results["stages"]["ops"] for row in unit["rows"] if "arm" in row}
     assert arms == {"ours", "eager", "compile"}
+    for stage in ("steps", "inference"):
+        rows = [row for unit in results["stages"][stage] for row in unit["rows"] if "network" in row]
+        found = {(row["network"], row["execution"], row["deterministic"], row["graph"]) for row in rows}
+        every = set(itertools.product(("plain", "views", "ours"), EXECUTIONS, (False,), (False, True)))
+        assert found == every | {("ours", "eager", True, graph) for graph in (False, True)}
+        assert all(row["correct"] and row["repeats"] for row in rows)
+    ways = {row["way"] for unit in results["stages"]["nvdec"] for row in unit["rows"] if "way" in row}
+    assert len(ways) == 3
     report = (tmp_path / "results.md").read_text()
     assert "INTERPRETED" in report and "MEASURED = (" in report
     assert run.stdout.strip().splitlines()[-1].startswith("all of it:")
@@ -48,3 +58,24 @@ def test_every_stage_on_tiny_shapes(tmp_path):
     results["facts"]["torch"] = "1.0"
     (tmp_path / "results.json").write_text(json.dumps(results))
     assert gpu_check.main(["--tiny", "--output", str(tmp_path)]) == 2
+
+
+@pytest.mark.slow
+def test_torch_triton_numpy_and_numba_are_enough():
+    """A GPU machine without network may have no more: all stages plan their units, nvdec says what it lacks."""
+    program = """
+import importlib, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("nvidia", "av", "pydantic", "pyarrow", "scipy", "rich", "yaml", "matplotlib"):
+            raise ImportError(f"no {name} here")
+sys.meta_path.insert(0, Absent())
+from fastplan.benchmarks.gpu_check.__main__ import STAGES
+for name, stage in STAGES.items():
+    units = importlib.import_module(stage.module).units(False)
+    assert units and all(bool(unit.missing) == (name == "nvdec") for unit in units), name
+    print(name, units[0].missing)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "no av here" in run.stdout or "no nvidia" in run.stdout
