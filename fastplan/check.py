@@ -6,6 +6,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,20 +85,25 @@ def check_videos(listed: VideoList, rows: Sequence[Mapping[str, Any]], *, span: 
 
     rows: of the files of `listed`, in its order. span: frames that a clip covers; videos with fewer are short.
     """
-    label_of = {place.absolute().path: label for place, label in zip(listed.places, listed.labels, strict=True)}
+    labels_of: dict[str, list[int]] = defaultdict(list)
     parts_of: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for place, segment in zip(listed.places, listed.segments, strict=False):
+    for place, label, segment in zip_longest(listed.places, listed.labels, listed.segments):
+        path = place.absolute().path
+        labels_of[path].append(label)
         if segment is not None:
-            parts_of[place.absolute().path].append(segment)
+            parts_of[path].append(segment)
     first_with: dict[str, str] = {}
     checked = []
     for row in rows:
-        findings = [*_findings(row, parts_of[row["path"]], span)]
+        findings = [*_findings(row, parts_of.get(row["path"], ()), span)]
         if row["sha256"] and (other := first_with.setdefault(row["sha256"], row["path"])) != row["path"]:
             advice = "keep one of them, or let a group column keep them on one side of every split"
             findings.append(Finding("duplicate", f"the same content as {other}", advice))
-        name = listed.classes[label_of[row["path"]]] if listed.classes else None
-        checked.append(Checked(row, name, tuple(findings)))
+        names = [listed.classes[label] for label in labels_of[row["path"]]] if listed.classes else []
+        if len(names) > 1 and row["path"] not in parts_of:
+            detail = f"listed {len(names)} times, as {', '.join(sorted(set(names)))}"
+            findings.append(Finding("duplicate", detail, "keep the line that is right"))
+        checked.append(Checked(row, names[0] if names else None, tuple(findings)))
     return checked
 
 

@@ -90,6 +90,14 @@ def test_the_fix_list_can_be_trained_on(mixed, tmp_path):
         assert [video.path for video in index.videos] == [video.path for video in whole.videos]
 
 
+def test_a_video_that_is_listed_twice(mixed, tmp_path):
+    (tmp_path / "list.txt").write_text("mixed/stop/0.mp4 0\nmixed/stop/1.mp4 1\nmixed/stop/0.mp4 1\n")
+    done = check(tmp_path / "list.txt", "--json", cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    findings = {Path(v["path"]).name: [f["detail"] for f in v["findings"]] for v in json.loads(done.stdout)["videos"]}
+    assert findings == {"0.mp4": ["listed 2 times, as 0, 1"], "1.mp4": []}
+
+
 def test_a_flat_folder_and_a_single_video(tmp_path):
     for number in range(3):
         write_numbered(tmp_path / "flat" / f"{number}.mp4", 20 + number)

@@ -14,7 +14,13 @@ import av
 def picture_frames(pattern: str, numbers: Collection[int]) -> Iterator[tuple[int, av.VideoFrame]]:
     """(number, frame) of each picture. Raises `OSError` or `av.FFmpegError` where one is missing or broken."""
     for number in sorted(numbers):
-        yield number, _decode(pattern.format(number))
+        yield number, _decode(picture_path(pattern, number))
+
+
+def picture_path(pattern: str, number: int) -> str:
+    """The file of one picture; braces in the names of folders mean nothing."""
+    folder, name = os.path.split(pattern)
+    return os.path.join(folder, name.format(number))
 
 
 def is_pattern(name: str) -> bool:
@@ -47,7 +53,7 @@ def picture_files(pattern: str) -> Iterator[os.stat_result]:
 
 
 def _decode(file: str) -> av.VideoFrame:
-    with av.open(file) as container:
+    with open(file, "rb") as content, av.open(content) as container:  # FFmpeg would read a '%' in the name as a pattern
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
         for frame in container.decode(stream):

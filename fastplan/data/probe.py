@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastplan.data.packets import PacketTable
-from fastplan.data.pictures import picture_files, picture_frames, pictures_in
+from fastplan.data.pictures import picture_files, picture_frames, picture_path, pictures_in
 from fastplan.data.scan import scan
 from fastplan.data.storage import Place
 from fastplan.data.video import PICTURES, BadVideo, VideoInfo
@@ -152,7 +152,7 @@ def _with_hash(found: Probed, place: Place) -> Probed:
     digest = hashlib.sha256()
     if place.first_picture is not None:
         for number in range(found.first, found.first + found.frames):
-            digest.update(Path(place.path.format(number)).read_bytes())
+            digest.update(Path(picture_path(place.path, number)).read_bytes())
     else:
         with place.open() as source:
             for offset in range(0, source.size, _HASH_BYTES):

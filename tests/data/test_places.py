@@ -131,7 +131,7 @@ def write_pictures(folder: Path, count: int, *, pattern: str = "img_{:05d}.jpg",
 
 def test_folders_of_pictures(tmp_path: Path) -> None:
     """By class and by list, with a gap, a broken picture and none at all among them."""
-    for number, name in enumerate(("run/a", "run/b", "walk/c", "walk/gap", "walk/broken")):
+    for number, name in enumerate(("run/a", "run/b", "walk/c {} 100%d", "walk/gap", "walk/broken")):
         write_pictures(tmp_path / "frames" / name, 12 + number)
     (tmp_path / "frames" / "walk" / "gap" / "img_00006.jpg").unlink()
     (tmp_path / "frames" / "walk" / "broken" / "img_00004.jpg").write_bytes(b"no picture")
@@ -143,7 +143,7 @@ def test_folders_of_pictures(tmp_path: Path) -> None:
     assert all(shown == planned for _, planned, shown in loaded(index))
 
     listed = tmp_path / "train.txt"
-    listed.write_text("frames/run/a 12 0\nframes/walk/c 14 1\nframes/walk/gone 9 1")
+    listed.write_text("frames/run/a 12 0\nframes/walk/c {} 100%d 14 1\nframes/walk/gone 9 1")
     again = indexed(read_videos(listed), tmp_path)
     assert [video.path for video in again.videos] == [index.videos[0].path, index.videos[2].path]
     assert [bad.reason for bad in again.bad] == ["no such file"]
