@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastplan.clips import ClipSpec
 from fastplan.config import AugmentConfig
 from fastplan.data.dali import ClipPipeline, Decoder
-from fastplan.data.fetching import ClipFetcher, KeptClips, Reading
+from fastplan.data.fetching import ClipFetcher, KeptClips, Reading, Source
 from fastplan.data.index import VideoIndex
 from fastplan.data.lost import LostClips
 from fastplan.data.memory import BATCHES_AHEAD
@@ -243,17 +243,16 @@ class ClipLoader:
                 taking.close()
 
     def _assemble(self, fetcher: ClipFetcher, part: range) -> ClipBatch | None:
-        rows, sources = fetcher.take(part)
-        samples = fetcher.samples
-        if not rows:
+        samples, found = fetcher.samples, fetcher.take(part)
+        while found:
+            try:
+                clips_NCTHW = self._prepare(samples, found)
+                break
+            except RuntimeError as error:
+                found = self._decodable(fetcher, found, error)
+        else:
             return None
-        videos_N = samples.videos_M[rows]
-        clips_NCTHW = self._pipeline.run(
-            sources,
-            samples.frames_MT[rows] + self.index.first_N[videos_N, None],
-            samples.changes[np.array(rows)],
-            size=samples.spec.size,
-        )
+        videos_N = samples.videos_M[[row for row, _ in found]]
         batch = ClipBatch(
             clips_NCTHW,
             torch.from_numpy(self.index.labels_N[videos_N]).to(self._device),
@@ -261,6 +260,31 @@ class ClipLoader:
         )
         share, box = samples.changes.shares_M[part.start], samples.changes.pastes_M4[part.start]
         return batch.mixed_up(float(share)).cut_mixed(box.tolist())
+
+    def _prepare(self, samples: EpochSamples, found: Sequence[tuple[int, Source]]) -> torch.Tensor:
+        rows = np.array([row for row, _ in found])
+        frames_BT = samples.frames_MT[rows] + self.index.first_N[samples.videos_M[rows], None]
+        sources = [source for _, source in found]
+        return self._pipeline.run(sources, frames_BT, samples.changes[rows], size=samples.spec.size)
+
+    def _decodable(
+        self, fetcher: ClipFetcher, found: Sequence[tuple[int, Source]], error: RuntimeError
+    ) -> list[tuple[int, Source]]:
+        """What is left of a batch that DALI refuses: it does not say for which clip, so each is tried alone."""
+        if self._reading.decoder != "dali":
+            raise error
+        kept: list[tuple[int, Source]] = []
+        for row, source in found:
+            try:
+                self._prepare(fetcher.samples, [(row, source)])
+                kept.append((row, source))
+            except RuntimeError as alone:
+                reason = str(alone).split("encountered:")[-1].strip().splitlines()[0]
+                if (other := fetcher.lose(row, reason)) is not None:
+                    kept.append(other)
+        if [row for row, _ in kept] == [row for row, _ in found]:
+            raise error
+        return kept
 
 
 def _get(ready: "queue.Queue[Any]", producer: threading.Thread) -> Any:

@@ -78,14 +78,13 @@ class ClipFetcher:
                 task = None if before else self._submit(range(row, end))
                 self._groups[end] = _Group(row, end, task, before.reason if before else "")
 
-    def take(self, part: range) -> tuple[list[int], list[Source]]:
-        """Positions of the samples that stand at these positions, and their clips.
+    def take(self, part: range) -> list[tuple[int, Source]]:
+        """Positions of the samples that stand at these positions, with their clips.
 
         They are the positions asked for, but where a clip cannot be read: it is noted as lost, and its substitute's
         position is there instead, or none in an evaluation. Raises `UserError` where too much is lost.
         """
-        rows: list[int] = []
-        sources: list[Source] = []
+        taken: list[tuple[int, Source]] = []
         for row in part:
             end = int(self._ends_M[row])
             group = self._groups[end]
@@ -94,11 +93,10 @@ class ClipFetcher:
                 group.task = None
             found = (row, group.sources[row - group.first]) if group.sources else self.lose(row, group.reason)
             if found:
-                rows.append(found[0])
-                sources.append(found[1])
+                taken.append(found)
             if row == end - 1:
                 del self._groups[end]
-        return rows, sources
+        return taken
 
     def lose(self, row: int, reason: str) -> tuple[int, Source] | None:
         """Note a clip that cannot be read; position and clip of its substitute, or None in an evaluation."""

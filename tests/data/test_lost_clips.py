@@ -120,6 +120,27 @@ def test_an_evaluation_leaves_broken_videos_out_and_names_each_once(folder, inde
     assert all(clip.instead is None for clip in lost.clips)
 
 
+def test_a_file_that_dalis_own_decoder_refuses_is_replaced_too(tmp_path):
+    """DALI drops the whole batch and names no file; on the CPU with a codec that it decodes there."""
+    for number in range(6):
+        write_numbered(tmp_path / "v" / f"c{number % 2}" / f"v{number}.webm", 24, encoder="libvpx-vp9")
+    index = build_index(read_videos(tmp_path / "v"), cache_dir=tmp_path / "cache", threads=1)
+    broken = tmp_path / "v" / "c1" / "v3.webm"
+    whole = broken.read_bytes()
+    _, intact = train(loader_of(index, decoder="dali"))
+    broken.write_bytes(whole[: len(whole) // 3])
+    _, batches = train(loader_of(index, lost := LostClips(0.5), decoder="dali"))
+    (clip,) = lost.clips
+    assert clip.path == str(broken) and clip.reason
+    clips, before = (torch.cat([b.clips_NCTHW for b in which]) for which in (batches, intact))
+    sources = np.arange(6)
+    sources[clip.place] = clip.instead
+    assert torch.equal(clips, before[sources])
+    views = evaluation_samples(index, SPEC, views=2)
+    seen = torch.cat([b.videos_N for b in loader_of(index, decoder="dali").epoch(views)]).tolist()
+    assert seen == [n for n in range(6) for _ in range(2) if index.videos[n].path != str(broken)]
+
+
 def test_too_many_bad_files_stop_the_run_with_their_list(folder, index):
     breakages(folder)
     with pytest.raises(UserError, match=r"3 of 12 videos cannot be read, more than data.max_bad_fraction=0.2") as error:
