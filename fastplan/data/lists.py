@@ -92,7 +92,7 @@ def _read(
     """The list, and the folder that its paths are seen from."""
     path, part = Path(source), None
     if format is None and (names := shard_names(source)):
-        return _read_shards(names, cache_dir), Path(names[0]).parent
+        return _read_shards(names, cache_dir, labelled), Path(names[0]).parent
     if not path.exists() and "#" in path.name:
         name, part = path.name.rsplit("#", 1)
         path = path.with_name(name)
@@ -165,19 +165,24 @@ def _videos_below(folder: Path, pictures: PictureNames) -> Iterator[Place]:
                 yield Place(os.path.join(place, name))
 
 
-def _read_shards(names: Sequence[str], cache_dir: Path | None) -> VideoList:
+def _read_shards(names: Sequence[str], cache_dir: Path | None, labelled: bool) -> VideoList:
     members = [member for name in names for member in shard_members(name, cache_dir=cache_dir)]
     if not members:
         raise UserError(f"{names[0]} holds no videos")
+    places = tuple(member.place for member in members)
+    groups = tuple(place.path for place in places)
+    bare = [member.place.path for member in members if member.label == ""]
+    if bare and labelled:
+        raise UserError(f"{bare[0]} has no label: a .cls or .json of the same name is wanted beside it")
+    if bare:
+        return VideoList(places, (0,) * len(places), groups, ())
     numbers = [member.label for member in members if isinstance(member.label, int)]
     if len(numbers) == len(members):
         classes = _numbered_classes(numbers, names[0])
     else:
         classes = tuple(sorted({str(member.label) for member in members}))
     number = {name: label for label, name in enumerate(classes)}
-    places = tuple(member.place for member in members)
-    labels = tuple(number[str(member.label)] for member in members)
-    return VideoList(places, labels, tuple(place.path for place in places), classes)
+    return VideoList(places, tuple(number[str(member.label)] for member in members), groups, classes)
 
 
 def _read_list(file: Path, pictures: PictureNames) -> VideoList:

@@ -25,7 +25,7 @@ _LABEL_KEYS = ("label", "cls", "class")
 
 
 class Member(NamedTuple):
-    """A video in a shard. label: text or a whole number, as it stands there."""
+    """A video in a shard. label: text or a whole number, as it stands there, empty where it has none."""
 
     place: Place
     label: str | int
@@ -49,7 +49,7 @@ def shard_names(source: str) -> list[str]:
 def shard_members(name: str, *, cache_dir: Path | None) -> list[Member]:
     """The videos of one shard, in its order. cache_dir: where the list is kept until the shard changes.
 
-    Raises `UserError` where there is no such shard, where it is no tar file, or where a video has no label.
+    Raises `UserError` where there is no such shard, where it is no tar file, or where a label cannot be read.
     """
     shard = Place(name).absolute()
     stamp = shard.stamp()
@@ -91,10 +91,7 @@ def _list_members(shard: Place) -> list[Member]:
                     labels[key] = _label(source.read(member.offset_data, min(member.size, _LABEL_BYTES)), kind, member)
     except (tarfile.TarError, OSError, ValueError) as error:
         raise UserError(f"{shard.path}: {error}") from None
-    for key, place in videos.items():
-        if key not in labels:
-            raise UserError(f"{place.path} has no label: a .cls or .json of the same name is wanted beside it")
-    return [Member(place, labels[key]) for key, place in videos.items()]
+    return [Member(place, labels.get(key, "")) for key, place in videos.items()]
 
 
 def _label(content: bytes, kind: str, member: tarfile.TarInfo) -> str | int:

@@ -251,6 +251,12 @@ def test_shards_are_listed_once(shards: Path, tmp_path: Path) -> None:
     assert [m.label for m in shard_members(name, cache_dir=tmp_path / "lists")] == ["jump"]
 
 
+def test_shards_without_labels_may_be_looked_at(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", {"1": {"mp4": b"x", "cls": b"0"}, "2": {"mp4": b"x", "txt": b"a caption"}})
+    found = read_videos(tmp_path / "a.tar", labelled=False)
+    assert [path.name for path in found.paths] == ["1.mp4", "2.mp4"] and found.classes == ()
+
+
 def test_names_of_shards(shards: Path) -> None:
     both = [str(shards / "train-000.tar"), str(shards / "train-001.tar")]
     for source in (
