@@ -9,15 +9,13 @@ from fastplan.models.blocks import Basic, Bottleneck
 from fastplan.models.c3d import C3DSpec
 from fastplan.models.dg_p3d import DGP3DSpec
 from fastplan.models.interface import NetworkSpec, VideoNetwork
-from fastplan.models.pathway import PathwaySpec
+from fastplan.models.pathway import I3D_TAPS, SLOW_TAPS, PathwaySpec
 from fastplan.models.r2plus1d import R2Plus1DSpec
 from fastplan.models.resnets import ResNetSpec
 from fastplan.models.s3d import S3DSpec
 from fastplan.models.slowfast import SlowFastSpec
 
 _R50, _R101 = (3, 4, 6, 3), (3, 4, 23, 3)
-_I3D_TAPS = ((3,), (3, 1), (3, 1), (1, 3))
-_SLOW_TAPS = ((1,), (1,), (3,), (3,))
 _NONLOCALS = frozenset({(2, 1), (2, 3), (3, 1), (3, 3), (3, 5)})
 
 NETWORKS: Mapping[str, NetworkSpec] = {
@@ -42,11 +40,11 @@ NETWORKS: Mapping[str, NetworkSpec] = {
     "c3d": C3DSpec(),
     "s3d": S3DSpec(gating=False),
     "s3dg": S3DSpec(gating=True),
-    "i3d_r50_8x8": PathwaySpec(_R50, _I3D_TAPS, 5, pool=2),
-    "i3d_r50_32x2": PathwaySpec(_R50, _I3D_TAPS, 5, (2, 2), pool=2),
-    "i3d_nln_r50_8x8": PathwaySpec(_R50, _I3D_TAPS, 5, pool=2, nonlocals=_NONLOCALS),
-    "i3d_nln_r50_32x2": PathwaySpec(_R50, _I3D_TAPS, 5, (2, 2), pool=2, nonlocals=_NONLOCALS),
-    "slow_r50": PathwaySpec(_R50, _SLOW_TAPS, 1),
+    "i3d_r50_8x8": PathwaySpec(_R50, I3D_TAPS, 5, pool=2),
+    "i3d_r50_32x2": PathwaySpec(_R50, I3D_TAPS, 5, (2, 2), pool=2),
+    "i3d_nln_r50_8x8": PathwaySpec(_R50, I3D_TAPS, 5, pool=2, nonlocals=_NONLOCALS),
+    "i3d_nln_r50_32x2": PathwaySpec(_R50, I3D_TAPS, 5, (2, 2), pool=2, nonlocals=_NONLOCALS),
+    "slow_r50": PathwaySpec(_R50, SLOW_TAPS, 1),
     "slowfast_r50_4x16": SlowFastSpec(_R50, alpha=8, lateral_taps=5),
     "slowfast_r50_8x8": SlowFastSpec(_R50, alpha=4, lateral_taps=7),
     "slowfast_r101_8x8": SlowFastSpec(_R101, alpha=4, lateral_taps=5),

@@ -26,6 +26,9 @@ from fastplan.models.layers import (
 )
 
 Taps = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+I3D_TAPS: Taps = ((3,), (3, 1), (3, 1), (1, 3))
+SLOW_TAPS: Taps = ((1,), (1,), (3,), (3,))
+FAST_TAPS: Taps = ((3,), (3,), (3,), (3,))
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,7 @@ from torch import nn
 
 from fastplan.models.interface import VideoNetwork
 from fastplan.models.layers import BatchNorm, TemporalConv, initialise
-from fastplan.models.pathway import Pathway
-
-_SLOW_TAPS = ((1,), (1,), (3,), (3,))
-_FAST_TAPS = ((3,), (3,), (3,), (3,))
+from fastplan.models.pathway import FAST_TAPS, SLOW_TAPS, Pathway
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,8 @@ class SlowFast(VideoNetwork):
         self.multiple, self.least = spec.multiple, spec.least
         width = 64 // spec.beta
         fast = [width, *(4 * width * 2**stage for stage in range(3))]  # channels where it joins
-        self.slow = Pathway(64, spec.layers, _SLOW_TAPS, 1, lateral=[2 * channels for channels in fast])
-        self.fast = Pathway(width, spec.layers, _FAST_TAPS, 5)
+        self.slow = Pathway(64, spec.layers, SLOW_TAPS, 1, lateral=[2 * channels for channels in fast])
+        self.fast = Pathway(width, spec.layers, FAST_TAPS, 5)
         self.laterals = nn.ModuleList(Lateral(channels, spec.lateral_taps, spec.alpha) for channels in fast)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(2048 + 32 * width, classes)

@@ -15,7 +15,7 @@ from fastplan.models.dg_p3d import DGP3DSpec
 from fastplan.models.interface import NetworkSpec
 from fastplan.models.layers import BatchNorm, FullConv, SpatialConv, StemConv, TemporalConv, pool_space, pool_time
 from fastplan.models.networks import NETWORKS, build_network
-from fastplan.models.pathway import NonLocal, PathwaySpec
+from fastplan.models.pathway import I3D_TAPS, NonLocal, PathwaySpec
 from fastplan.models.r2plus1d import R2Plus1DSpec
 from fastplan.models.resnets import Diffusion, ResNetSpec
 from fastplan.models.s3d import S3DSpec
@@ -26,7 +26,6 @@ from fastplan.planner.states import check_clip_lengths
 
 ONE = (1, 1, 1, 1)
 THREE = (1, 2, 1, 1)  # blocks of all three kinds
-TAPS = ((3,), (3, 1), (3, 1), (1, 3))
 SMALL: dict[
     str, tuple[NetworkSpec, tuple[int, int]]
 ] = {  # every family with few blocks: its specification, and the clip it is tried on
@@ -39,7 +38,7 @@ SMALL: dict[
     "r2plus1d": (R2Plus1DSpec(ONE), (8, 16)),
     "c3d": (C3DSpec(hidden=16), (16, 16)),
     "s3dg": (S3DSpec(gating=True), (8, 32)),
-    "i3d_nln": (PathwaySpec(THREE, TAPS, 5, (2, 2), pool=2, nonlocals=frozenset({(2, 0), (3, 0)})), (16, 32)),
+    "i3d_nln": (PathwaySpec(THREE, I3D_TAPS, 5, (2, 2), pool=2, nonlocals=frozenset({(2, 0), (3, 0)})), (16, 32)),
     "slowfast": (SlowFastSpec(ONE, alpha=4, lateral_taps=5), (8, 32)),
 }
 PLAIN = {

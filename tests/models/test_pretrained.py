@@ -10,7 +10,7 @@ from fastplan.models.blocks import Basic, Bottleneck
 from fastplan.models.dg_p3d import DGP3DSpec
 from fastplan.models.names import published_name
 from fastplan.models.networks import build_network
-from fastplan.models.pathway import PathwaySpec
+from fastplan.models.pathway import FAST_TAPS, PathwaySpec
 from fastplan.models.pretrained import load_pretrained
 from fastplan.models.resnets import ResNetSpec
 from fastplan.models.slowfast import SlowFastSpec
@@ -177,7 +177,7 @@ def test_the_filters_that_r2plus1d_adds_can_learn(tmp_path):
 
 @pytest.mark.parametrize(("spec", "frames"), [
     (ResNetSpec("full", layers=(1, 1, 1, 1)), 4 * 9),
-    (PathwaySpec((1, 1, 1, 1), ((3,), (3,), (3,), (3,)), 5), 13),
+    (PathwaySpec((1, 1, 1, 1), FAST_TAPS, 5), 13),
 ])  # fmt: skip
 def test_i3d_does_in_the_middle_of_the_clip(tmp_path, spec, frames):
     """Its kernels are means over time: only positions that the zeros beyond the ends do not reach are the picture's."""
@@ -208,7 +208,7 @@ def test_checkpoints_of_the_authors_code_load_whole(tmp_path, spec):
     torch.manual_seed(3)
     theirs, ours = spec.build(4, 0.5), spec.build(4, 0.5)
     file = tmp_path / "current.pth"
-    torch.save({"state_dict": authors_state(theirs), "epoch": 3}, file)
+    torch.save({"opt": {"lr": [0.1]}, "model": authors_state(theirs), "optimizer": {"state": {}}, "epoch": 3}, file)
     report = load_pretrained(ours, file, name="net", classes=["a", "b", "c", "d"])
     assert report.kind == "a checkpoint of the DG-P3D authors' code"
     assert all(key.startswith("fc") for key in report.new) and report.made == ()
@@ -269,7 +269,7 @@ def test_safetensors_and_half_precision(tmp_path):
 def test_what_does_not_fit_is_refused_by_name(tmp_path):
     file = tmp_path / "image.pth"
 
-    def refuse(content, spec=VARIANTS["bottleneck"][0], match=""):
+    def refuse(content, spec=DGP3DSpec(Basic, (1, 1, 1, 1)), match=""):  # noqa: B008
         torch.save(content, file)
         network = spec.build(3, 0.5)
         before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -277,8 +277,9 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
             load_pretrained(network, file, name="net", classes=["a"] * 3)
         assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
-    resnet, shallow = image_resnet(), image_resnet((1, 1, 1, 3))
-    refuse(shallow, match="but not one for net: 15 of its tensors find no partner .*layer2.1.conv1.weight")
+    resnet = image_resnet((1, 1, 1, 1), basic=True)
+    other = {name: value for name, value in resnet.items() if not name.startswith("layer3.0.")}
+    refuse(other, match="but not one for net: 15 of its tensors find no partner .*layer3.0.conv1.s.weight")
     refuse(resnet | {"layer1.0.se.weight": torch.zeros(3)}, match="1 of the file are not used .layer1.0.se.weight")
     refuse(resnet | {"layer2.0.conv2.weight": torch.zeros(64, 64, 3, 3)}, match="layer2.0.conv2.s.weight")
     refuse(resnet | {"layer2.0.bn2.bias": torch.full((128,), float("nan"))}, match="not finite, in 'layer2.0.bn2.bias'")

@@ -11,8 +11,11 @@ from fastplan.data.index import build_index
 from fastplan.data.lists import read_videos
 from fastplan.data.sampling import training_samples
 from fastplan.errors import UserError
+from fastplan.models.interface import NetworkSpec
 from fastplan.models.layers import BatchNorm
-from fastplan.models.networks import build_network
+from fastplan.models.networks import NETWORKS
+from fastplan.models.resnets import ResNetSpec
+from fastplan.models.slowfast import SlowFastSpec
 from fastplan.planner.states import State
 from fastplan.train.precision import Precision
 from fastplan.train.trainer import Trainer, cosine_with_warmup
@@ -27,12 +30,12 @@ def index(numbered, tmp_path_factory):
     return build_index(read_videos(numbered), cache_dir=tmp_path_factory.mktemp("cache"), threads=2)
 
 
-def trainer_of(index, target=STATE, **settings) -> Trainer:
+def trainer_of(index, target=STATE, spec: NetworkSpec = NETWORKS["dg_p3d_tiny"], **settings) -> Trainer:
     layers = {"data": {"clips_per_epoch": 12}, "train": {"bn_clips": 4}, "network": {"dropout": 0.2}}
     config: RunConfig = build_config([("test", layers), ("case", settings)])
     loader = ClipLoader(index, config.data.augment, max_batch=6, threads=2, decoder="host", device=CPU)
     torch.manual_seed(0)
-    network = build_network("dg_p3d_tiny", 2, dropout=config.network.dropout)
+    network = spec.build(2, config.network.dropout).to(memory_format=torch.channels_last_3d)
     return Trainer(
         network,
         config,
@@ -69,6 +72,18 @@ def test_an_epoch_from_the_same_weights_is_the_same_bit_for_bit(index):
     other.train_epoch("a", 2)
     assert other.validate() == score
     assert torch.equal(flat(other.weights()), first)
+
+
+@pytest.mark.parametrize("spec", [ResNetSpec("pseudo", diffusion=True, layers=(1, 1, 1, 1)),
+                                  SlowFastSpec((1, 1, 1, 1), alpha=4, lateral_taps=5)])  # fmt: skip
+def test_networks_of_one_head_or_of_two_in_training_only_are_trained_alike(index, spec):
+    trainer = trainer_of(index, spec=spec)
+    trainer.enter(STATE, None)
+    before = [layer.weight.clone() for layer in trainer.network.classifiers()]
+    stats = trainer.train_epoch("a", 1)
+    assert np.isfinite(stats.loss) and stats.clips == 12
+    assert all(not torch.equal(a, b.weight) for a, b in zip(before, trainer.network.classifiers(), strict=True))
+    assert np.isfinite(trainer.validate().loss)
 
 
 def test_accumulation_does_not_change_a_step(index):
