@@ -105,7 +105,7 @@ class DataConfig(_Section):
     holdout_test: Annotated[float, Field(ge=0, lt=1)] = 0.0
     short: Literal["loop", "repeat_last", "error"] = "loop"
     max_bad_fraction: Fraction = 0.1
-    decode_timeout_s: Annotated[float, Field(gt=0)] | None = 60.0
+    decode_timeout_s: Annotated[float, Field(gt=0)] | None = 120.0
     clips_per_epoch: Positive | None = None
     threads: Positive | None = None
     keep_mb: Annotated[int, Field(ge=0)] = 512

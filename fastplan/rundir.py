@@ -154,8 +154,11 @@ class RunDir:
         file = self.path / "lost.jsonl"
         if not file.exists():
             return []
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [LostClip(**json.loads(line)) for line in lines if line.endswith("\n")]  # the last one may be torn
+        content = file.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:  # the last line was torn by a kill: what it says will be met again
+            file.write_bytes(whole)
+        return [LostClip(**json.loads(line)) for line in whole.splitlines()]
 
     def log(self, event: str, **fields: Any) -> None:
         """Append one line of JSON to the log."""

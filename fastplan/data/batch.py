@@ -94,7 +94,7 @@ class ClipLoader:
         decoder: Decoder,
         device: torch.device,
         keep_bytes: int = 0,
-        timeout_s: float | None = 60.0,
+        timeout_s: float | None = 120.0,
         lost: LostClips | None = None,
     ) -> None:
         self._device = device
@@ -196,7 +196,7 @@ class ClipLoader:
         return {**self._name._asdict(), "iteration": iteration, "position": position, "regimes": regimes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next epoch, which must be the one of `state`, go on where it was."""
+        """Let the next epoch, which must be the one of `state`, go on where it was; `configure` forgets it again."""
         self._name = EpochName(state["seed"], state["stream"], state["epoch"])
         self._next = (state["position"], state["iteration"])
         self._schedule = Schedule.from_list(state["regimes"])

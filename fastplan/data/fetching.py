@@ -100,18 +100,14 @@ class ClipFetcher:
 
     def lose(self, row: int, reason: str) -> tuple[int, Source] | None:
         """Note a clip that cannot be read; position and clip of its substitute, or None in an evaluation."""
-        samples, lost = self.samples, self._reading.lost
-        before = self._lost_before(row)
-        path = self._path(row)
+        samples, lost, path = self.samples, self._reading.lost, self._path(row)
         lost.count(path, reason, self._index)
-        if not samples.spare:
-            found, instead = None, None
-            if row > 0 and samples.videos_M[row - 1] == samples.videos_M[row]:
-                return None  # one entry a video says it all
-        else:
-            found = self._substitute(row, before)
-            instead = int(samples.places_M[found[0]])
-        if before is None:
+        before = self._lost_before(row)
+        found = self._substitute(row, before) if samples.spare else None
+        # Of a video that an evaluation leaves out, the first view stands for all.
+        named = samples.spare or row == 0 or samples.videos_M[row - 1] != samples.videos_M[row]
+        if before is None and named:
+            instead = int(samples.places_M[found[0]]) if found else None
             _, stream, epoch = samples.name
             lost.add(LostClip(path, reason, stream, epoch, int(samples.places_M[row]), instead))
         return found

@@ -15,9 +15,10 @@ from fastplan.data import fetching
 from fastplan.data.batch import ClipLoader
 from fastplan.data.index import VideoIndex, build_index
 from fastplan.data.lists import read_videos
-from fastplan.data.lost import LostClips
+from fastplan.data.lost import LostClip, LostClips
 from fastplan.data.sampling import evaluation_samples, training_samples
 from fastplan.errors import UserError
+from fastplan.rundir import RunDir
 from numbered_videos import write_numbered
 
 CPU = torch.device("cpu")
@@ -106,6 +107,19 @@ def test_a_resumed_run_loses_the_same_clips_though_the_files_are_back(folder, in
     assert resumed.clips == lost.clips
     samples, third = train(loader_of(index, resumed), epoch=1)
     assert torch.cat([b.videos_N for b in third]).tolist() == samples.videos_M.tolist(), "a file that is back is used"
+
+
+def test_what_a_run_has_lost_survives_a_kill_in_the_middle_of_a_line(tmp_path):
+    rundir = RunDir(tmp_path / "run")
+    assert rundir.load_lost() == []
+    clips = [LostClip("a b.mp4", "gone", "s", 1, 7, 3), LostClip("ü.mp4", 'it "broke"', "evaluation", 0, 2, None)]
+    for clip in clips:
+        rundir.append_lost(clip)
+    file = tmp_path / "run" / "lost.jsonl"
+    file.write_text(file.read_text() + '{"path": "torn')
+    assert rundir.load_lost() == clips
+    rundir.append_lost(more := LostClip("c.mp4", "gone", "s", 2, 1, 0))
+    assert rundir.load_lost() == [*clips, more]
 
 
 def test_an_evaluation_leaves_broken_videos_out_and_names_each_once(folder, index):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastplan.data.batch import ClipBatch
+from fastplan.errors import UserError
 from fastplan.train.evaluate import Evaluation, evaluate
 
 
@@ -49,6 +50,15 @@ def test_batches_of_any_cut_give_the_same_result():
     parts = [ClipBatch(x[i : i + 3], labels[i : i + 3], videos[i : i + 3]) for i in range(0, 20, 3)]
     results = [evaluate(Scripted(), b, videos=10, autocast=contextlib.nullcontext()) for b in (whole, parts)]
     assert results[0].video_top1 == results[1].video_top1 and results[0].clip_top1 == results[1].clip_top1
+
+
+def test_videos_of_which_nothing_comes_count_as_unread_and_not_as_wrong():
+    right = clip([9.0, 0.0, 0.0], [9.0, 0.0, 0.0])
+    batch = ClipBatch(torch.stack([right, right]), torch.tensor([0, 1]), torch.tensor([1, 3]))
+    found = evaluate(Scripted(), [batch], videos=5, autocast=contextlib.nullcontext())
+    assert (found.videos, found.unread, found.video_top1) == (2, 3, 0.5)
+    with pytest.raises(UserError, match="none of the 5 videos to evaluate can be read"):
+        evaluate(Scripted(), [], videos=5, autocast=contextlib.nullcontext())
 
 
 def test_the_standard_error_is_never_zero():
