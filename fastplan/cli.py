@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,7 +197,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from fastplan.report.terminal import Terminal
 
     rundir, task, resumed = open_run(_request(arguments), arguments.run, resume=arguments.resume)
-    with Terminal() as terminal:
+    with closing(rundir), Terminal() as terminal:
         return train(rundir, task, resumed, terminal)
 
 
