@@ -1,7 +1,7 @@
 """How a network is run, and what is found about each way: error, peak memory, repeatable bits, time.
 
 An arm is a form of the network and a way to execute it, each without and with a CUDA graph of the whole step. It must
-first agree with the plain network in fp32, about as well as the plain network does in bf16.
+first agree with the plain network in fp32, about as well as the plain network does in bf16; else it is not timed.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ _EXPECTED_S = {"eager": 12.0, "compile": 90.0, "max-autotune": 180.0, "max-autot
 _TIMED_S = 1.0  # about how long an arm is timed
 # An arm's error may be this many times the plain network's in the same format; the interpreter truncates to bf16.
 _SLACK = 4.0 if timing.INTERPRETED else 2.0
-_FLOOR = 1e-3
+_FLOOR = 1e-2  # and this much at least: a single loss can lie near the reference by chance
 
 
 class Work(Protocol):
@@ -107,13 +107,13 @@ def measure(arm: Arm, make: MakeWork, limits: Callable[[Shape], dict[str, float]
         work.reset()
         again_s = timing.seconds(run)
         repeats = timing.same_bits(once, work.state())
-        times = timing.time_step(run, seconds_each=again_s, total_s=_TIMED_S)
+        correct = all(errors[name] <= allowed[name] for name in allowed)
+        times = timing.time_step(run, seconds_each=again_s, total_s=_TIMED_S) if correct else None
         yield {
             **{"shape": arm.shape.name, "pixels": arm.shape.pixels, "network": arm.form, "execution": arm.execution},
-            **{"deterministic": arm.deterministic, "graph": graph, "us": times._asdict(), "errors": errors},
-            **{"allowed": allowed, "correct": all(errors[name] <= allowed[name] for name in allowed)},
-            **{"repeats": repeats, "peak_bytes": peak, "first_s": round(first_s, 2)},
-            "clips_per_s": arm.shape.samples / times.p50 * 1e6,
+            **{"deterministic": arm.deterministic, "graph": graph, "errors": errors, "allowed": allowed},
+            **{"correct": correct, "repeats": repeats, "peak_bytes": peak, "first_s": round(first_s, 2)},
+            **{"us": times and times._asdict(), "clips_per_s": times and arm.shape.samples / times.p50 * 1e6},
         }
 
 

@@ -61,7 +61,7 @@ def equality(tiny: bool) -> Iterator[Row]:
     shape = networks.equality_shape(tiny)
     wanted = _reference(shape)
     for form in ("views", "ours"):
-        work = Inference(Arm(shape, form), lambda function: function, torch.float32)  # type: ignore[arg-type]
+        work = Inference(Arm(shape, form), lambda function: function, torch.float32)
         work.step()
         yield arms.equality_row(form, work.errors_from(wanted), _TOLERANCE)
 

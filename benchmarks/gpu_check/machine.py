@@ -11,8 +11,9 @@ import triton
 _PACKAGES = ("torch", "triton", "numpy", "av", "nvidia-dali-cuda120", "nvidia-dali-cuda130")
 _STATE = (
     *("pstate", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem"),
-    *("power.draw", "power.limit", "temperature.gpu", "clocks_throttle_reasons.active"),
+    *("power.draw", "power.limit", "temperature.gpu"),
 )
+_THROTTLE = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")  # newer and older drivers
 
 
 def facts(command: str) -> dict[str, Any]:
@@ -41,7 +42,9 @@ def gpu_name() -> str:
 
 def state() -> dict[str, str]:
     """Clocks, power and temperature now, with their units; empty without nvidia-smi."""
-    return dict(zip(_STATE, _smi(",".join(_STATE)) or (), strict=False))
+    found = dict(zip(_STATE, _smi(",".join(_STATE)) or (), strict=False))
+    reasons = next((answer[0] for name in _THROTTLE if found and (answer := _smi(name))), None)
+    return found | ({"throttled by": reasons} if reasons else {})
 
 
 def _smi(query: str) -> list[str] | None:

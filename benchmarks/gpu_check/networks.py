@@ -105,7 +105,7 @@ def logits_function(network: nn.Module, dtype: torch.dtype) -> Callable[[Tensor]
 def _fresh(kind: type[DGP3D], shape: Shape) -> nn.Module:
     spec = POCKET if shape.tiny else SHALLOW if shape.shallow else NETWORKS["dg_p3d_50"]
     with torch.device(timing.device()):
-        network = kind(spec, CLASSES, dropout=0.0)  # type: ignore[arg-type]
+        network = kind(spec, CLASSES, dropout=0.0)
     return network.to(memory_format=torch.channels_last_3d)
 
 

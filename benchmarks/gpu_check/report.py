@@ -36,7 +36,7 @@ def markdown(check: Check) -> str:
     for name, records in check.stages.items():
         parts.append(f"## {name}\n")
         show = getattr(tables, name)
-        if any(record["status"] == "done" for record in records):
+        if tables.rows_of(records):
             parts.append(show(records))
         if any(record["status"] != "done" for record in records):
             parts.append("Left out:\n\n" + tables.left_out(records))
@@ -125,7 +125,7 @@ def _networks(records: list[Record]) -> list[str]:
     """Per shape the fastest arm of each network: ms, and how much faster ours is than eager Conv3d and than the best of
     torch.compile without our kernels.
     """
-    rows = [row for row in tables.rows_of(records) if "network" in row]
+    rows = [row for row in tables.rows_of(records) if row.get("network") and row["us"]]
     lines = []
     for shape in dict.fromkeys(row["shape"] for row in rows):
         here = [row for row in rows if row["shape"] == shape]

@@ -73,13 +73,13 @@ class Training:
         wrong = scale = 0.0
         for parameter, want in zip(self._parameters, gradient, strict=True):
             wide = want.to(parameter.device).double()
-            wrong += (parameter.grad.double() - wide).square().sum().item()  # type: ignore[union-attr]
+            wrong += (parameter.grad.double() - wide).square().sum().item()
             scale += wide.square().sum().item()
         return {"loss": abs(self._loss.item() - loss) / abs(loss), "gradient": (wrong / scale) ** 0.5}
 
     def result(self) -> tuple[float, list[Tensor]]:
         """The loss and the gradient of the step just made, on the host."""
-        return self._loss.item(), [parameter.grad.cpu() for parameter in self._parameters]  # type: ignore[union-attr]
+        return self._loss.item(), [parameter.grad.cpu() for parameter in self._parameters]
 
     def _momenta(self) -> list[Tensor]:
         states = (self._optimizer.state[parameter] for parameter in self._parameters)
@@ -91,7 +91,7 @@ def equality(tiny: bool) -> Iterator[Row]:
     shape = networks.equality_shape(tiny)
     wanted = _reference(shape)
     for form in ("views", "ours"):
-        work = Training(Arm(shape, form), lambda function: function, torch.float32)  # type: ignore[arg-type]
+        work = Training(Arm(shape, form), lambda function: function, torch.float32)
         work.step()
         yield arms.equality_row(form, work.errors_from(*wanted), _TOLERANCE)
 

@@ -1,7 +1,7 @@
 """Runs a stage in processes of its own and survives whatever happens to them.
 
 A process that dies names, by its journal, the unit that killed it, and a new process goes on behind it. At the stage's
-deadline processes have a few seconds left, then they are killed.
+deadline processes are killed; no unit begins that is expected to end in the last seconds before.
 """
 
 import os
@@ -56,13 +56,13 @@ def run_stage(
     Journals and logs are ``folder``/NAME-SHARD.jsonl and .log; units that a journal there holds as done or failed are
     not run again. ``environment``: of the processes. ``on_unit`` gets each record that ends a unit, when it is written.
     """
-    deadline = time.time() + seconds
+    deadline = time.time() + seconds  # when processes are killed; they begin nothing that ends in the last seconds
     if stage.shards > 1:
         environment = environment | {"OMP_NUM_THREADS": "1"}
     shards = []
     for number in range(stage.shards):
         words = [sys.executable, "-m", "fastplan.benchmarks.gpu_check.worker", name, stage.module, str(folder)]
-        words += ["--deadline", str(deadline), "--shard", f"{number}/{stage.shards}"] + ["--tiny"] * tiny
+        words += ["--deadline", str(deadline - _GRACE_S), "--shard", f"{number}/{stage.shards}"] + ["--tiny"] * tiny
         journal, log = Journal(folder / f"{name}-{number}.jsonl"), folder / f"{name}-{number}.log"
         shards.append(_Shard(words, journal, log, seen=len(journal.records())))
     try:
@@ -95,7 +95,7 @@ def _watch(shard: _Shard, environment: dict[str, str], deadline: float) -> None:
         return
     status = shard.process.poll()
     if status is None:
-        if time.time() > deadline + _GRACE_S:
+        if time.time() > deadline:
             _kill(shard.process)
             shard.process = None
             _blame(shard, "stopped at the end of the stage's time", status="skipped")
@@ -115,9 +115,9 @@ def _watch(shard: _Shard, environment: dict[str, str], deadline: float) -> None:
 
 def _blame(shard: _Shard, reason: str, *, status: str = "failed") -> bool:
     """Write down the unit that was under way; False where there was none, so that a restart would change nothing."""
-    begun = [name for name, record in shard.journal.latest().items() if record["status"] == "begun"]
-    for name in begun:
-        shard.journal.write(unit=name, status=status, reason=reason)
+    begun = {name: record for name, record in shard.journal.latest().items() if record["status"] == "begun"}
+    for name, record in begun.items():
+        shard.journal.write(unit=name, status=status, reason=reason, rows=record.get("rows", []))
     return bool(begun)
 
 

@@ -7,7 +7,7 @@ from fastplan.benchmarks.gpu_check.units import Record, Row
 
 
 def rows_of(records: Iterable[Record]) -> list[Row]:
-    """All rows of the units that were done."""
+    """All rows that were found, those of units that then failed included."""
     return [row for record in records for row in record.get("rows", ())]
 
 
@@ -87,10 +87,10 @@ def steps(records: Iterable[Record]) -> str:
     rows = rows_of(records)
     equal, rows = ([row for row in rows if key in row] for key in ("equality", "network"))
     body = []
-    for row in sorted(rows, key=lambda row: (row["shape"], row["us"]["p50"])):
+    for row in sorted(rows, key=lambda row: (row["shape"], row["us"]["p50"] if row["us"] else float("inf"))):
         body.append(
             (
-                *(row["shape"], row["network"], how(row), median(row["us"], unit="ms"), row["us"]["n"]),
+                *(row["shape"], row["network"], how(row), median(row["us"], unit="ms"), row["us"] and row["us"]["n"]),
                 *(short(row["clips_per_s"]), short(ratio(_plain(rows, row), row["us"]))),
                 short(row["peak_bytes"] / 1e9) if row["peak_bytes"] else None,
                 _errors(row["errors"]) + ("" if row["correct"] else " WRONG"),

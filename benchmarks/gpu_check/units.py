@@ -28,7 +28,9 @@ class Unit(NamedTuple):
 
 
 class Journal:
-    """One JSON object a line: `planned` names all units; then, per unit, `begun` and `done`, `failed` or `skipped`."""
+    """One JSON object a line: `planned` names all units; then, per unit, `begun`, the same again with the rows so far,
+    and `done`, `failed` or `skipped`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -13,7 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
-from fastplan.benchmarks.gpu_check.units import FINISHED, UNIT_FAILED, Journal, Unit, stage_records
+from fastplan.benchmarks.gpu_check.units import FINISHED, UNIT_FAILED, Journal, Row, Unit, stage_records
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,12 +48,15 @@ def run(units: list[Unit], journal: Journal, deadline: float) -> int:
             continue
         journal.write(unit=unit.name, status="begun")
         begin = time.perf_counter()
+        rows: list[Row] = []
         try:
-            rows = list(unit.run())
+            for row in unit.run():
+                rows.append(row)
+                journal.write(unit=unit.name, status="begun", rows=rows)
         except Exception as error:  # noqa: BLE001  (whatever it is, the process ends here and says so)
             traceback.print_exc()
             first_line = (str(error).strip() or "no message").splitlines()[0][:300]
-            journal.write(unit=unit.name, status="failed", reason=f"{type(error).__name__}: {first_line}")
+            journal.write(unit=unit.name, status="failed", reason=f"{type(error).__name__}: {first_line}", rows=rows)
             return UNIT_FAILED
         took_s = time.perf_counter() - begin
         slowest[unit.kind] = max(took_s, slowest.get(unit.kind, 0.0))

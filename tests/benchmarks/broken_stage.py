@@ -19,10 +19,14 @@ def units(tiny: bool) -> list[Unit]:
 
         return Unit(name, name, 0.1, run)
 
+    def one_row_then(work):
+        yield {"value": 5}
+        work()
+
     return [
         counted("fine", lambda: [{"value": 1}]),
-        counted("raises", lambda: 1 / 0),
-        counted("leaves", lambda: os._exit(7)),
+        counted("raises", lambda: one_row_then(lambda: 1 / 0)),
+        counted("leaves", lambda: one_row_then(lambda: os._exit(7))),
         counted("crashes", lambda: ctypes.string_at(0)),
         counted("fine again", lambda: [{"value": 2}]),
         Unit("long", "long", 1e6, lambda: [{"value": 3}]),

@@ -40,6 +40,7 @@ def test_a_stage_survives_its_units_and_goes_on_later(tmp_path, monkeypatch):
         "after it": "skipped",
     }
     assert found["fine"]["rows"] == [{"value": 1}]
+    assert found["raises"]["rows"] == found["leaves"]["rows"] == [{"value": 5}]
     assert found["raises"]["reason"] == "ZeroDivisionError: division by zero"
     assert found["crashes"]["reason"] == "killed by signal SIGSEGV"
     assert "takes about 1000000 s" in found["long"]["reason"]
