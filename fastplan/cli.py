@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -46,6 +47,12 @@ exit status: 0 every video decodes, 1 some do not and would be left out, 2 there
 
 
 _SHEET = "fastplan-clips.html"
+
+_BENCHES = {
+    "kernels": ("bench_kernels", "Triton kernels on a GPU: right in every configuration? how fast beside PyTorch?"),
+    "loader": ("bench_loader", "CPU time of a decoded clip"),
+    "plan": ("bench_plan", "knee rules and search levers on curves whose truth is known"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -150,6 +157,18 @@ def _parser() -> argparse.ArgumentParser:
     networks.add_argument("--size", type=int, metavar="PX", default=224, help="side of a clip in pixels (224)")
     networks.add_argument("--json", action="store_true", help="print JSON instead of a table")
     networks.set_defaults(run_command=_networks)
+
+    listed = "\n".join(f"  {name:<10}{what}" for name, (_, what) in _BENCHES.items())
+    bench = commands.add_parser(
+        "bench",
+        help="measure a part of fastplan",
+        description="Measure a part of fastplan: equal results are shown first, then times.",
+        epilog=f"benches:\n{listed}\n\n`fastplan bench NAME --help` lists what a bench takes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.add_argument("name", choices=tuple(_BENCHES), metavar="NAME", help="one of those below")
+    bench.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="for the bench")
+    bench.set_defaults(run_command=_bench)
 
     doctor = commands.add_parser(
         "doctor",
@@ -309,6 +328,11 @@ def _show(arguments: argparse.Namespace, listed: "VideoList", data: "DataConfig"
     page = sheet_page(index, data.augment, spec, clips=arguments.show, threads=threads)
     Path(_SHEET).write_text(page, encoding="utf-8")
     print(f"{_SHEET} shows {arguments.show} clips", file=sys.stderr)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    module, _ = _BENCHES[arguments.name]
+    return subprocess.call([sys.executable, "-m", f"fastplan.benchmarks.{module}", *arguments.arguments])
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

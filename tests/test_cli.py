@@ -29,6 +29,7 @@ FLAGS = {
     "test": {"--run", "--data", "--clips"},
     "check": {"--show", "--json", "--fix-list", "--span", "--hash"},
     "networks": {"--frames", "--size", "--json"},
+    "bench": set(),
     "doctor": set(),
 }
 
@@ -242,3 +243,14 @@ def test_help_shows_examples(capsys):
         cli.main(["train", "--help"])
     assert done.value.code == 0
     assert "fastplan train --run runs/mine --resume" in capsys.readouterr().out
+
+
+def test_every_bench_explains_itself(capfd):
+    """`fastplan bench NAME` hands its words on, --help included, and the status back."""
+    for name in cli._BENCHES:
+        assert cli.main(["bench", name, "--help"]) == 0
+        assert "usage:" in capfd.readouterr().out, name
+    assert cli.main(["bench", "kernels", "--no-such-flag"]) == 2
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "nothing"])
+    assert "'kernels'" in capfd.readouterr().err
