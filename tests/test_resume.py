@@ -19,6 +19,7 @@ from fastplan.planner.graph_files import load_graph
 from fastplan.planner.plans import Leg, Plan
 from fastplan.rundir import RunDir
 from fastplan.train import checkpoint
+from numbered_videos import write_numbered
 
 SETTINGS = ["plan.max_epochs=4", "plan.attempt_epochs=4", "train.bn_clips=16", "data.threads=2"]
 TIMES = {"seconds", "data_seconds", "checkpoint"}
@@ -194,3 +195,30 @@ def test_a_corrupt_checkpoint_or_journal_is_one_clear_line(reference, tmp_path):
         )
         assert done.returncode == 2, done.stderr
         assert f"the {message}" in done.stderr and "is damaged" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_run_loses_the_same_clips_again(tmp_path):
+    """Two videos break behind the back of the index; the run is killed in its third epoch and resumed."""
+    videos = tmp_path / "videos"
+    for number in range(24):
+        write_numbered(videos / ("run", "walk")[number % 2] / f"v{number}.mp4", 24 + number % 9)
+    cache = f"data.cache={tmp_path / 'cache'}"
+    subprocess.run([sys.executable, "-m", "fastplan.cli", "check", str(videos), cache], check=True, capture_output=True)
+    for number in (3, 8):
+        file = videos / ("run", "walk")[number % 2] / f"v{number}.mp4"
+        stat = file.stat()
+        file.write_bytes(bytes(stat.st_size))
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    settings = [cache, "data.max_bad_fraction=0.3", "data.clips_per_epoch=32", *SETTINGS]
+    words = ["--state-graph", "tiny", "--data", str(videos), "--device", "cpu", *settings]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run(command(whole, *words), check=True, capture_output=True)
+    process = start(command(cut, *words))
+    wait_for_epochs(process, 3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    subprocess.run(command(cut, "--resume"), check=True, capture_output=True)
+    lost = [sorted((run / "lost.jsonl").read_text().splitlines()) for run in (whole, cut)]
+    assert lost[0] == lost[1] and {Path(json.loads(line)["path"]).name for line in lost[0]} == {"v3.mp4", "v8.mp4"}
+    assert_same_end(cut, whole)

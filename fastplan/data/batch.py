@@ -109,6 +109,7 @@ class ClipLoader:
             threads=threads,
             augment=augment,
         )
+        self._pipeline_free = threading.Lock()  # loaders beside each other may be read in turns
         self._begin(index)
 
     def _begin(self, index: VideoIndex) -> None:
@@ -265,7 +266,8 @@ class ClipLoader:
         rows = np.array([row for row, _ in found])
         frames_BT = samples.frames_MT[rows] + self.index.first_N[samples.videos_M[rows], None]
         sources = [source for _, source in found]
-        return self._pipeline.run(sources, frames_BT, samples.changes[rows], size=samples.spec.size)
+        with self._pipeline_free:
+            return self._pipeline.run(sources, frames_BT, samples.changes[rows], size=samples.spec.size)
 
     def _decodable(
         self, fetcher: ClipFetcher, found: Sequence[tuple[int, Source]], error: RuntimeError

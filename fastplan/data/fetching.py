@@ -144,7 +144,8 @@ class ClipFetcher:
         except TimeoutError as error:
             reason = f"{error} (data.decode_timeout_s)"
         except (DecodeError, OSError) as error:
-            reason = str(error).removeprefix(f"{self._path(row)}: ")
+            words = getattr(error.__cause__ or error, "strerror", None)  # without FFmpeg's number
+            reason = words or str(error).removeprefix(f"{self._path(row)}: ")
         self._reading.lost.count(self._path(row), reason, self._index)
         return None, reason
 

@@ -111,6 +111,23 @@ def test_a_change_of_regime_during_an_epoch_holds_from_the_iteration_named(index
     assert loader.configure(ClipSpec(1, 4, 1, 24), 1) == 0, "between epochs it holds for the next one"
 
 
+def test_loaders_beside_each_other_may_be_read_in_turns(index, loader):
+    other = loader.beside(index)
+    regimes = {loader: REGIMES[1], other: REGIMES[3]}
+    alone = {}
+    for one, regime in regimes.items():
+        one.configure(*regime)
+        alone[one] = list(one.epoch(samples_of(index)))
+    streams = {one: one.epoch(samples_of(index)) for one in regimes}
+    turns = {one: [] for one in regimes}
+    for _ in range(max(map(len, alone.values()))):
+        for one, stream in streams.items():
+            turns[one] += [batch for batch in [next(stream, None)] if batch is not None]
+    for one in regimes:
+        assert len(turns[one]) == len(alone[one])
+        assert all(same(a, b) for a, b in zip(turns[one], alone[one], strict=True))
+
+
 def test_another_regime_changes_only_the_frames(index):
     samples = samples_of(index)
     other = samples.under(ClipSpec(4, 2, 1, 40))
