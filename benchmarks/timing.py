@@ -31,11 +31,6 @@ class Times(NamedTuple):
     n: int
 
 
-def usable() -> bool:
-    """Whether kernels can run: on a GPU, or under Triton's interpreter."""
-    return torch.cuda.is_available() or INTERPRETED
-
-
 def device() -> torch.device:
     """The GPU; the CPU under the interpreter."""
     return torch.device("cpu" if INTERPRETED else "cuda")

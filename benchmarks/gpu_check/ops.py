@@ -49,7 +49,7 @@ def measure(case: Case, tiny: bool) -> list[Row]:
     rows = []
     for direction in ("forward", "both"):
         for arm, function in arms.items():
-            row = _row(case, direction, arm, tiny)
+            row = _row(case, direction, arm)
             if arm == "ours":
                 row |= {key: checked[key] for key in ("error", "correct", "repeats")}
             if checked["correct"]:
@@ -64,14 +64,14 @@ def measure_compiled(case: Case, tiny: bool) -> list[Row]:
     rows = []
     for direction in ("forward", "both"):
         function = timing.compiled(case.eager)
-        rows.append(_row(case, direction, "compile", tiny) | _timed(function, case, direction, tiny))
+        rows.append(_row(case, direction, "compile") | _timed(function, case, direction, tiny))
     return rows
 
 
 def measure_rank(case: Case, rank: int, tiny: bool) -> list[Row]:
     """A configuration that is not in use, both directions together; only its error where it is wrong."""
     checked = check(case, case.check_dtype or DTYPE, rank)
-    row = _row(case, "both", "ours", tiny) | {key: checked[key] for key in ("configuration", "error", "correct")}
+    row = _row(case, "both", "ours") | {key: checked[key] for key in ("configuration", "error", "correct")}
     with configuration(rank):
         return [row | (_timed(lambda v: case.function(fused, v), case, "both", tiny) if row["correct"] else {})]
 
@@ -92,5 +92,5 @@ def _timed(function, case: Case, direction: str, tiny: bool) -> Row:
     return {"us": times._asdict(), **rates, **percent}
 
 
-def _row(case: Case, direction: str, arm: str, tiny: bool) -> Row:
+def _row(case: Case, direction: str, arm: str) -> Row:
     return {"op": case.name, "shape": case.label(), "direction": direction, "arm": arm, "configuration": 0}
