@@ -112,15 +112,6 @@ class ClipLoader:
         self._pipeline_free = threading.Lock()  # loaders beside each other may be read in turns
         self._begin(index)
 
-    def _begin(self, index: VideoIndex) -> None:
-        self.index = index
-        self._lock = threading.Lock()
-        self._schedule: Schedule | None = None
-        self._planned: int | None = None  # the first iteration that may still change, None between epochs
-        self._name = EpochName(0, "", 0)
-        self._next = (0, 0)  # position and iteration of the batch to come
-        self._resumed = False
-
     def beside(self, index: VideoIndex) -> "ClipLoader":
         """A loader of other videos that shares this one's pipeline, threads, memory for kept clips and losses."""
         other = copy(self)
@@ -132,7 +123,7 @@ class ClipLoader:
 
         Between epochs that is the first one of the next. During an epoch it is `at`, or the earliest that is not under
         way already; what is left of the epoch is not drawn anew, so no sample is dropped or doubled. Raises
-        `ValueError` where `at` has passed, and above the batch that the loader was built for.
+        `ValueError` where `at` has passed or no epoch is under way, and above the batch that the loader was built for.
         """
         if batch_size > self._max_batch:
             raise ValueError(f"batch of {batch_size} clips in a loader built for at most {self._max_batch}")
@@ -143,6 +134,8 @@ class ClipLoader:
             if begins < earliest:
                 raise ValueError(f"iteration {begins} is under way: the earliest that may change is {earliest}")
             if self._schedule is None or self._planned is None:
+                if begins:
+                    raise ValueError(f"no epoch is under way that could change at iteration {begins}")
                 self._schedule, self._resumed = Schedule(regime), False
             else:
                 self._schedule.change(begins, regime)
@@ -206,6 +199,15 @@ class ClipLoader:
     def close(self) -> None:
         """Stop the decoding threads, also for the loaders beside this one."""
         self._reading.workers.close()
+
+    def _begin(self, index: VideoIndex) -> None:
+        self.index = index
+        self._lock = threading.Lock()
+        self._schedule: Schedule | None = None
+        self._planned: int | None = None  # the first iteration that may still change, None between epochs
+        self._name = EpochName(0, "", 0)
+        self._next = (0, 0)  # position and iteration of the batch to come
+        self._resumed = False
 
     def _produce(
         self,

@@ -109,6 +109,8 @@ def test_a_change_of_regime_during_an_epoch_holds_from_the_iteration_named(index
     assert left > 3
     assert sizes == wanted + [(3, 4)] * (left // 3) + ([(left % 3, 4)] if left % 3 else [])
     assert loader.configure(ClipSpec(1, 4, 1, 24), 1) == 0, "between epochs it holds for the next one"
+    with pytest.raises(ValueError, match="no epoch is under way that could change at iteration 5"):
+        loader.configure(ClipSpec(1, 4, 1, 24), 1, at=5)
 
 
 def test_loaders_beside_each_other_may_be_read_in_turns(index, loader):
