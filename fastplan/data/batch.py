@@ -112,6 +112,15 @@ class ClipLoader:
         self._pipeline_free = threading.Lock()  # loaders beside each other may be read in turns
         self._begin(index)
 
+    def _begin(self, index: VideoIndex) -> None:
+        self.index = index
+        self._lock = threading.Lock()
+        self._schedule: Schedule | None = None
+        self._planned: int | None = None  # the first iteration that may still change, None between epochs
+        self._name = EpochName(0, "", 0)
+        self._next = (0, 0)  # position and iteration of the batch to come
+        self._resumed = False
+
     def beside(self, index: VideoIndex) -> "ClipLoader":
         """A loader of other videos that shares this one's pipeline, threads, memory for kept clips and losses."""
         other = copy(self)
@@ -199,15 +208,6 @@ class ClipLoader:
     def close(self) -> None:
         """Stop the decoding threads, also for the loaders beside this one."""
         self._reading.workers.close()
-
-    def _begin(self, index: VideoIndex) -> None:
-        self.index = index
-        self._lock = threading.Lock()
-        self._schedule: Schedule | None = None
-        self._planned: int | None = None  # the first iteration that may still change, None between epochs
-        self._name = EpochName(0, "", 0)
-        self._next = (0, 0)  # position and iteration of the batch to come
-        self._resumed = False
 
     def _produce(
         self,
