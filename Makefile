@@ -2,6 +2,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The oldest Triton that setup.py allows, beside the pinned one: the kernels must compile with both.
+OLDEST_TRITON := 3.6.0
+BESIDE := $(VENV)/triton-$(OLDEST_TRITON)
 
 # CUDA=13 swaps the DALI build: an extra of pip can only add packages.
 
@@ -21,7 +24,12 @@ endif
 demo: $(READY)  ## search the embedded task: makes its videos, finds a plan, trains it
 	$(BIN)/fastplan train --state-graph default $(ARGS)
 
-test: $(READY)  ## the whole test suite
+$(BESIDE)/.ready: $(READY)
+	rm -rf $(BESIDE)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(BESIDE) triton==$(OLDEST_TRITON)
+	touch $@
+
+test: $(READY) $(BESIDE)/.ready  ## the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)  ## format, lint, types, direction of imports

@@ -10,11 +10,14 @@ neither speed nor correctness on silicon.
 """
 
 import argparse
+import multiprocessing
+import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +29,7 @@ from triton.compiler import ASTSource
 from fastplan.kernels import (
     bn_finalize,
     bn_gc_add_relu,
+    bn_grad,
     bn_relu,
     bn_relu_maxpool,
     table,
@@ -76,8 +80,8 @@ class Compiled(NamedTuple):
 def row_cases() -> Iterator[Case]:
     """Element-wise and reducing kernels: every tile, at the stem's 64 channels or at 256."""
     for kernel, label, extra in ROW_KERNELS:
-        pool = kernel.__name__.startswith("_pool")
-        channels = 64 if pool and extra["SPATIAL"] else 256
+        pool = label.startswith(("stem pool", "dual pool"))
+        channels = 64 if label.startswith("stem pool") else 256
         for rank, tile in enumerate((table.pool_tiles if pool else table.row_tiles)(channels)):
             constants = {"C": channels, "BM": tile.rows, "BC": tile.channels, "ACC": tl.float32, **extra}
             name = f"{label}, C {channels}, {tile.rows}x{tile.channels}"
@@ -86,6 +90,13 @@ def row_cases() -> Iterator[Case]:
 
 _TAIL = {"SHIFT_PER_SAMPLE": True, "ID_NORM": False}
 _STEM, _DUAL = {"SPATIAL": True, "NORM": True}, {"SPATIAL": False, "NORM": False}
+
+
+def _grad(*flags: str, pool: int = bn_grad.NO_POOL, norm: bool = True) -> dict[str, Any]:
+    names = ("RELU", "STATS", "K2_PER_SAMPLE")
+    return {"NORM": norm, "POOL": pool, **{name: name in flags for name in names}}
+
+
 ROW_KERNELS: list[tuple[Any, str, dict[str, Any]]] = [
     (bn_gc_add_relu._tail_forward, "tail", _TAIL),
     (bn_gc_add_relu._tail_forward, "tail with downsample", {**_TAIL, "ID_NORM": True}),
@@ -93,15 +104,22 @@ ROW_KERNELS: list[tuple[Any, str, dict[str, Any]]] = [
     (bn_gc_add_relu._tail_reduce, "tail with downsample", {"ID_NORM": True}),
     (bn_gc_add_relu._tail_input_grads, "tail with downsample", {}),
     (bn_relu._bn_relu_apply, "bn2", {"RELU": True}),
-    (bn_relu._bn_relu_reduce, "bn2", {"RELU": True}),
-    (bn_relu._bn_input_grad, "bn2", {"RELU": True, "STATS": True, "K2_PER_SAMPLE": False}),
-    (bn_relu._bn_input_grad, "tail", {"RELU": False, "STATS": True, "K2_PER_SAMPLE": True}),
+    (bn_relu._bn_relu_apply, "no ReLU", {"RELU": False}),
+    (bn_grad._bn_reduce, "bn2", {"RELU": True, "POOL": bn_grad.NO_POOL}),
+    (bn_grad._bn_reduce, "no ReLU", {"RELU": False, "POOL": bn_grad.NO_POOL}),
+    (bn_grad._bn_reduce, "stem pool", {"RELU": True, "POOL": bn_grad.STEM_POOL}),
+    (bn_grad._bn_input_grad, "bn2", _grad("RELU", "STATS")),
+    (bn_grad._bn_input_grad, "bn2, frozen", _grad("RELU")),
+    (bn_grad._bn_input_grad, "behind a prologue", _grad("STATS")),
+    (bn_grad._bn_input_grad, "behind a prologue, frozen", _grad()),
+    (bn_grad._bn_input_grad, "tail", _grad("STATS", "K2_PER_SAMPLE")),
+    (bn_grad._bn_input_grad, "tail, frozen", _grad("K2_PER_SAMPLE")),
+    (bn_grad._bn_input_grad, "stem pool", _grad("RELU", "STATS", pool=bn_grad.STEM_POOL)),
+    (bn_grad._bn_input_grad, "stem pool, frozen", _grad("RELU", pool=bn_grad.STEM_POOL)),
+    (bn_grad._bn_input_grad, "dual pool", _grad(pool=bn_grad.DUAL_POOL, norm=False)),
     (bn_finalize._channel_stats, "statistics", {}),
     (bn_relu_maxpool._pool_forward, "stem pool", _STEM),
-    (bn_relu_maxpool._pool_reduce, "stem pool", {"SPATIAL": True}),
-    (bn_relu_maxpool._pool_input_grad, "stem pool", {**_STEM, "STATS": True}),
     (bn_relu_maxpool._pool_forward, "dual pool", _DUAL),
-    (bn_relu_maxpool._pool_input_grad, "dual pool", {**_DUAL, "STATS": False}),
 ]
 
 
@@ -127,7 +145,7 @@ def gemm_cases() -> Iterator[Case]:
             name = f"{label} {source}->{channels}, {tile.rows}x{tile.outputs}x{tile.depth}"
             primary = rank == 0 and "PROLOGUE" in flags
             yield Case(tap_gemm._tap_gemm, name, constants, tile.warps, tile.stages, gemm=True, primary=primary)
-    for source, channels, taps, prologue in ((64, 256, 1, True), (256, 256, 3, True), (256, 256, 11, False)):
+    for source, channels, taps, prologue in WGRADS:
         for rank, tile in enumerate(table.wgrad_tiles(source, channels)):
             shape = {"SRC": source, "DST": channels, "TAPS": taps, "STRIDE": 1, "PROLOGUE": prologue}
             block = {
@@ -147,13 +165,24 @@ GEMMS: list[tuple[str, int, int, int, tuple[str, ...]]] = [
     ("conv3 after BN", 64, 256, 1, ("PROLOGUE", "STATS")),
     ("conv3 after BN", 256, 1024, 1, ("PROLOGUE", "STATS")),
     ("P3D-A t", 256, 256, 3, ("STATS",)),
+    ("P3D-B t beside s", 64, 64, 3, ("RESIDUAL", "STATS")),
     ("P3D-C t", 256, 256, 3, ("RESIDUAL", "RELU")),
     ("P3D-B", 64, 64, 11, ("PROLOGUE", "STATS")),
     ("conv3 gradient", 1024, 256, 1, ("DGRAD", "MASK")),
     ("conv1 gradient", 64, 256, 1, ("DGRAD", "RESIDUAL")),
+    ("projection gradient", 256, 64, 1, ("DGRAD",)),
+    ("P3D-A t gradient", 256, 256, 3, ("DGRAD",)),
+    ("P3D-B gradient", 64, 64, 11, ("DGRAD", "MASK")),
     ("P3D-C t gradient", 256, 256, 3, ("DGRAD", "RESIDUAL")),
-    ("evaluation", 64, 256, 1, ("BIAS", "RESIDUAL", "RELU")),
+    ("projection, evaluation", 64, 256, 1, ()),
+    ("conv3 after frozen BN", 64, 256, 1, ("PROLOGUE",)),
+    ("P3D-B t beside s, evaluation", 64, 64, 3, ("RESIDUAL",)),
+    ("conv1, folded", 256, 64, 1, ("BIAS", "RELU")),
+    ("P3D-A t, folded", 64, 64, 3, ("BIAS", "RELU")),
+    ("P3D-B, folded", 64, 64, 11, ("BIAS", "RELU")),
+    ("block end, folded", 64, 256, 1, ("BIAS", "RESIDUAL", "RELU")),
 ]
+WGRADS = [(64, 256, 1, True), (256, 64, 1, False), (256, 256, 3, False), (64, 64, 11, True), (256, 256, 11, False)]
 
 
 def cases() -> list[Case]:
@@ -215,6 +244,19 @@ def plan(architectures: tuple[int, ...] = (90, *OTHER_ARCHITECTURES)) -> list[tu
     return todo
 
 
+def compile_plan(architectures: tuple[int, ...] = (90, *OTHER_ARCHITECTURES)) -> Iterator[Compiled]:
+    """`compile_case` of everything in `plan`, in its order, on all cores."""
+    todo = [(architectures, number) for number in range(len(plan(architectures)))]
+    workers = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_compile_numbered, todo)
+
+
+def _compile_numbered(at: tuple[tuple[int, ...], int]) -> Compiled:
+    architectures, number = at  # a kernel itself cannot be sent to another process
+    return compile_case(*plan(architectures)[number])
+
+
 def markdown(rows: list[Compiled]) -> str:
     """The table of `rows`, with the versions that made it."""
     head = "kernel | for | sm | warps | registers | stack B | spills | shared B | 16-byte loads | MMA | gates"
@@ -240,9 +282,9 @@ def main() -> int:
     parser.add_argument("--arch", type=int, nargs="+", default=(90, *OTHER_ARCHITECTURES))
     arguments = parser.parse_args()
     rows = []
-    for case, arch in plan(tuple(arguments.arch)):
-        rows.append(compile_case(case, arch))
-        print(rows[-1], flush=True)
+    for row in compile_plan(tuple(arguments.arch)):
+        rows.append(row)
+        print(row, flush=True)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(markdown(rows), encoding="utf-8")
     failed = [row for row in rows if row.failures]

@@ -156,6 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     networks.add_argument("--size", type=int, metavar="PX", default=224, help="side of a clip in pixels (224)")
     networks.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    networks.add_argument(
+        "--kernels", action="store_true", help="say of each shape of convolution what computes it on a GPU, and why"
+    )
     networks.set_defaults(run_command=_networks)
 
     listed = "\n".join(f"  {name:<10}{what}" for name, (_, what) in _BENCHES.items())
@@ -289,6 +292,27 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0 if all(one.usable for one in checked) else 1
 
 
+def _print_kernels(names: list[str]) -> int:
+    import torch
+
+    from fastplan.errors import UserError
+    from fastplan.models.choices import kernel_choices
+    from fastplan.models.networks import build_network
+    from fastplan.report.networks import kernels_table
+    from fastplan.report.terminal import make_console
+
+    if not names:
+        raise UserError("say of which networks: fastplan networks dg_p3d_50 --kernels")
+    for name in names:
+        with torch.device("meta"):
+            choices = kernel_choices(build_network(name, 400))
+        if choices:
+            make_console().print(kernels_table(name, choices))
+        else:
+            print(f"{name} has no block that the kernels run: PyTorch's operators on every device")
+    return 0
+
+
 def _networks(arguments: argparse.Namespace) -> int:
     from fastplan.clips import ClipSpec
     from fastplan.models.cost import measure
@@ -296,6 +320,8 @@ def _networks(arguments: argparse.Namespace) -> int:
     from fastplan.report.networks import costs_json, costs_table
     from fastplan.report.terminal import Terminal, make_console
 
+    if arguments.kernels:
+        return _print_kernels(arguments.names)
     names, frames, size = arguments.names or list(NETWORKS), sorted(set(arguments.frames)), arguments.size
     for length in frames:
         ClipSpec.consecutive(length, size=size)  # a mistake is named before anything is counted

@@ -90,7 +90,7 @@ def choose_kernels(mode: Mode, device: torch.device) -> KernelChoice:
     if INTERPRET:
         return KernelChoice("fused", "interpreted: TRITON_INTERPRET=1")
     if device.type != "cuda":
-        return KernelChoice("composed", f"the kernels need a CUDA GPU, the network is on {device.type}")
+        return KernelChoice("composed", f"the kernels run on CUDA GPUs, not on {device.type}")
     if torch.cuda.get_device_capability(device) < OLDEST_GPU:
         return KernelChoice("composed", f"{torch.cuda.get_device_name(device)} is older than sm_80")
     return KernelChoice("fused", "by predicted bytes" if not table.MEASURED else "by measurement")

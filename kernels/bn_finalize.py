@@ -12,9 +12,10 @@ import triton.language as tl
 from torch import Tensor
 
 from . import table
-from .launch import accumulate_type, check_activations, check_vectors, register, traceable
+from .launch import accumulate_type, check_activations, check_vectors, positions_of, register, traceable
 from .norm import Norm, accumulate_dtype, check_count
 from .reference import merge_over_ranks, update_running
+from .rows import row_options, store_sums, sums_of, tile_at
 
 MERGE_ROWS, MERGE_CHANNELS = 32, 64
 
@@ -24,18 +25,15 @@ def _channel_stats(
     x, tile_mean, tile_m2, L, steps, C: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr
 ):
     """x [N,L,C] -> tile_mean, tile_m2 [N,programs,C]; each program folds ``steps`` tiles of BM rows."""
-    c = tl.program_id(0) * BC + tl.arange(0, BC)
-    s = tl.program_id(1)
-    n = tl.program_id(2)
-    base = x + n.to(tl.int64) * L * C
+    _m, c, _o, _ok = tile_at(0, L, C, BM, BC)
     mean = tl.zeros((BC,), dtype=ACC)
     m2 = tl.zeros((BC,), dtype=ACC)
     count = tl.zeros((BC,), dtype=ACC)
     for i in range(steps):
-        m = (s * steps + i) * BM + tl.arange(0, BM)
-        ok = (m < L)[:, None] & (c < C)[None, :]
-        v = tl.load(base + m[:, None] * C + c[None, :], mask=ok, other=0.0).to(ACC)
-        rows = tl.maximum(tl.minimum(L - (s * steps + i) * BM, BM), 0).to(ACC)
+        block = tl.program_id(1) * steps + i
+        _m, c, o, ok = tile_at(block, L, C, BM, BC)
+        v = tl.load(x + o, mask=ok, other=0.0).to(ACC)
+        rows = tl.maximum(tl.minimum(L - block * BM, BM), 0).to(ACC)
         tile = tl.sum(v, axis=0) / tl.maximum(rows, 1.0)
         d = tl.where(ok, v - tile[None, :], 0.0)
         total = tl.maximum(count + rows, 1.0)
@@ -43,9 +41,8 @@ def _channel_stats(
         m2 += tl.sum(d * d, axis=0) + delta * delta * count * rows / total
         mean += delta * rows / total
         count += rows
-    out = (n * tl.num_programs(1) + s) * C + c
-    tl.store(tile_mean + out, mean, mask=c < C)
-    tl.store(tile_m2 + out, m2, mask=c < C)
+    store_sums(tile_mean, mean, c, C)
+    store_sums(tile_m2, m2, c, C)
 
 
 @triton.jit
@@ -168,25 +165,10 @@ def merge_tiles(
 
 @register("channel_stats")
 def _channel_stats_op(x: Tensor) -> tuple[Tensor, Tensor]:
-    n, channels = x.shape[0], x.shape[-1]
-    positions = x.numel() // (n * channels)
-    tile = table.row_tiles(channels)[0]
-    programs, steps = table.splits(positions, n, channels, tile)
-    tile_mean = x.new_empty((n, programs, channels), dtype=accumulate_dtype(x))
-    tile_m2 = torch.empty_like(tile_mean)
-    traceable(_channel_stats)[(triton.cdiv(channels, tile.channels), programs, n)](
-        x,
-        tile_mean,
-        tile_m2,
-        positions,
-        steps,
-        C=channels,
-        BM=tile.rows,
-        BC=tile.channels,
-        ACC=accumulate_type(x),
-        num_warps=tile.warps,
-    )
-    return merge_tiles(tile_mean, tile_m2, tile.rows * steps, positions)
+    tile = table.row_tiles(x.shape[-1])[0]
+    grid, steps, (tile_mean, tile_m2) = sums_of(x, tile, 2)
+    traceable(_channel_stats)[grid](x, tile_mean, tile_m2, positions_of(x), steps, **row_options(x, tile))
+    return merge_tiles(tile_mean, tile_m2, tile.rows * steps, positions_of(x))
 
 
 @_channel_stats_op.register_fake

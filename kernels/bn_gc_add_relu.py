@@ -14,18 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from . import table
-from .bn_relu import bn_input_grad, relu, row_grid
-from .launch import (
-    accumulate_type,
-    check_activations,
-    check_norm,
-    check_same_shape,
-    check_vectors,
-    positions_of,
-    register,
-    traceable,
-)
+from .bn_grad import NO_POOL, bn_input_grad
+from .launch import check_activations, check_norm, check_same_shape, check_vectors, positions_of, register, traceable
 from .norm import Context, Norm, accumulate_dtype, context_mlp, statistics_gradient
+from .rows import relu, row_grid, row_options, store_sums, sums_of, tile_at, vector_at
 
 
 @triton.jit
@@ -48,20 +40,15 @@ def _tail_forward(
     """x, identity, y [N,L,C]; scale, id_scale, id_shift [C]; shift [C], or [N,C] with the context added to
     it.
     """
-    c = tl.program_id(0) * BC + tl.arange(0, BC)
-    m = tl.program_id(1) * BM + tl.arange(0, BM)
-    n = tl.program_id(2)
-    o = n.to(tl.int64) * L * C + m[:, None] * C + c[None, :]
-    ok_c = c < C
-    ok = (m < L)[:, None] & ok_c[None, :]
-    a = tl.load(scale + c, mask=ok_c, other=0.0)
-    b = tl.load(shift + n * C + c if SHIFT_PER_SAMPLE else shift + c, mask=ok_c, other=0.0)
-    v = tl.load(x + o, mask=ok, other=0.0).to(ACC) * a[None, :] + b[None, :]
+    _m, c, o, ok = tile_at(tl.program_id(1), L, C, BM, BC)
+    if SHIFT_PER_SAMPLE:
+        shift += tl.program_id(2) * C
+    a = vector_at(scale, c, C)
+    b = vector_at(shift, c, C)
+    v = tl.load(x + o, mask=ok, other=0.0).to(ACC) * a + b
     r = tl.load(identity + o, mask=ok, other=0.0).to(ACC)
     if ID_NORM:
-        ia = tl.load(id_scale + c, mask=ok_c, other=0.0)
-        ib = tl.load(id_shift + c, mask=ok_c, other=0.0)
-        r = r * ia[None, :] + ib[None, :]
+        r = r * vector_at(id_scale, c, C) + vector_at(id_shift, c, C)
     tl.store(y + o, relu(v + r).to(y.dtype.element_ty), mask=ok)
 
 
@@ -84,16 +71,12 @@ def _tail_reduce(
     ACC: tl.constexpr,
 ):
     """gi = g * (y > 0); sum_g, sum_gx, sum_gid [N,programs,C]: sums of gi, gi * x, gi * identity."""
-    c = tl.program_id(0) * BC + tl.arange(0, BC)
-    s = tl.program_id(1)
-    n = tl.program_id(2)
     s0 = tl.zeros((BC,), dtype=ACC)
     s1 = tl.zeros((BC,), dtype=ACC)
     sd = tl.zeros((BC,), dtype=ACC)
+    _m, c, _o, _ok = tile_at(0, L, C, BM, BC)
     for i in range(steps):
-        m = (s * steps + i) * BM + tl.arange(0, BM)
-        o = n.to(tl.int64) * L * C + m[:, None] * C + c[None, :]
-        ok = (m < L)[:, None] & (c < C)[None, :]
+        _m, c, o, ok = tile_at(tl.program_id(1) * steps + i, L, C, BM, BC)
         gv = tl.load(g + o, mask=ok, other=0.0)
         gv = tl.where(tl.load(y + o, mask=ok, other=0.0) <= 0, 0.0, gv)
         tl.store(gi + o, gv.to(gi.dtype.element_ty), mask=ok)
@@ -102,11 +85,10 @@ def _tail_reduce(
         s1 += tl.sum(gv * tl.load(x + o, mask=ok, other=0.0).to(ACC), axis=0)
         if ID_NORM:
             sd += tl.sum(gv * tl.load(identity + o, mask=ok, other=0.0).to(ACC), axis=0)
-    out = (n * tl.num_programs(1) + s) * C + c
-    tl.store(sum_g + out, s0, mask=c < C)
-    tl.store(sum_gx + out, s1, mask=c < C)
+    store_sums(sum_g, s0, c, C)
+    store_sums(sum_gx, s1, c, C)
     if ID_NORM:
-        tl.store(sum_gid + out, sd, mask=c < C)
+        store_sums(sum_gid, sd, c, C)
 
 
 @triton.jit
@@ -125,24 +107,15 @@ def _tail_input_grads(
     ACC: tl.constexpr,
 ):
     """Both BN gradients from one read of gi; coefficients [5,C]: scale, k1; scale, k1, k2 of identity."""
-    c = tl.program_id(0) * BC + tl.arange(0, BC)
-    m = tl.program_id(1) * BM + tl.arange(0, BM)
-    n = tl.program_id(2)
-    o = n.to(tl.int64) * L * C + m[:, None] * C + c[None, :]
-    ok_c = c < C
-    ok = (m < L)[:, None] & ok_c[None, :]
+    _m, c, o, ok = tile_at(tl.program_id(1), L, C, BM, BC)
     gv = tl.load(gi + o, mask=ok, other=0.0).to(ACC)
-    a = tl.load(coefficients + c, mask=ok_c, other=0.0)
-    k1 = tl.load(coefficients + C + c, mask=ok_c, other=0.0)
-    b = tl.load(k2 + n * C + c, mask=ok_c, other=0.0)
     xv = tl.load(x + o, mask=ok, other=0.0).to(ACC)
-    v = gv * a[None, :] + xv * k1[None, :] + b[None, :]
+    v = gv * vector_at(coefficients, c, C) + xv * vector_at(coefficients + C, c, C)
+    v += vector_at(k2 + tl.program_id(2) * C, c, C)
     tl.store(dx + o, v.to(dx.dtype.element_ty), mask=ok)
-    ia = tl.load(coefficients + 2 * C + c, mask=ok_c, other=0.0)
-    ik1 = tl.load(coefficients + 3 * C + c, mask=ok_c, other=0.0)
-    ik2 = tl.load(coefficients + 4 * C + c, mask=ok_c, other=0.0)
     iv = tl.load(identity + o, mask=ok, other=0.0).to(ACC)
-    v = gv * ia[None, :] + iv * ik1[None, :] + ik2[None, :]
+    v = gv * vector_at(coefficients + 2 * C, c, C) + iv * vector_at(coefficients + 3 * C, c, C)
+    v += vector_at(coefficients + 4 * C, c, C)
     tl.store(didentity + o, v.to(didentity.dtype.element_ty), mask=ok)
 
 
@@ -181,13 +154,9 @@ def _tail_op(
         scale if id_shift is None else id_shift,
         y,
         positions_of(x),
-        C=x.shape[-1],
         SHIFT_PER_SAMPLE=sample_mean is not None,
         ID_NORM=id_scale is not None,
-        BM=tile.rows,
-        BC=tile.channels,
-        ACC=accumulate_type(x),
-        num_warps=tile.warps,
+        **row_options(x, tile),
     )
     return y
 
@@ -202,30 +171,24 @@ def tail_reduce(g: Tensor, y: Tensor, x: Tensor, identity: Tensor | None) -> tup
     """gi and the sums of gi, gi * x and gi * identity per sample, [N, C]; without identity the last is [0,
     C].
     """
-    n, channels, positions = x.shape[0], x.shape[-1], positions_of(x)
-    tile = table.row_tiles(channels)[0]
-    programs, steps = table.splits(positions, n, channels, tile)
+    tile = table.row_tiles(x.shape[-1])[0]
+    grid, steps, (sum_g, sum_gx, sum_gid) = sums_of(x, tile, 3)
     gi = torch.empty_like(x)
-    sums = [x.new_empty((n, programs, channels), dtype=accumulate_dtype(x)) for _ in range(2)]
-    sum_gid = x.new_empty((0 if identity is None else n, programs, channels), dtype=accumulate_dtype(x))
-    traceable(_tail_reduce)[(triton.cdiv(channels, tile.channels), programs, n)](
+    traceable(_tail_reduce)[grid](
         g,
         y,
         x,
         x if identity is None else identity,
         gi,
-        *sums,
-        sums[0] if identity is None else sum_gid,
-        positions,
+        sum_g,
+        sum_gx,
+        sum_gid,
+        positions_of(x),
         steps,
-        C=channels,
         ID_NORM=identity is not None,
-        BM=tile.rows,
-        BC=tile.channels,
-        ACC=accumulate_type(x),
-        num_warps=tile.warps,
+        **row_options(x, tile),
     )
-    return gi, sums[0].sum(1), sums[1].sum(1), sum_gid.sum(1)
+    return gi, sum_g.sum(1), sum_gx.sum(1), sum_gid[: 0 if identity is None else x.shape[0]].sum(1)
 
 
 @tail_reduce.register_fake
@@ -250,11 +213,7 @@ def tail_input_grads(
         dx,
         didentity,
         positions_of(x),
-        C=x.shape[-1],
-        BM=tile.rows,
-        BC=tile.channels,
-        ACC=accumulate_type(x),
-        num_warps=tile.warps,
+        **row_options(x, tile),
     )
     return dx, didentity
 
@@ -289,7 +248,7 @@ def _backward(ctx, g):
         k2 = k2_context if k2 is None else k2 + k2_context
     dnorm = (dscale, dshift, None, None, None, None)
     if not ctx.id_norm:
-        dx = bn_input_grad(gi, x, scale, shift, k1, k2, False)
+        dx = bn_input_grad(gi, None, x, scale, shift, k1, k2, False, NO_POOL)
         return dx, gi, *dnorm, None, *dcontext, *(None,) * 6
     id_scale, _id_shift, id_mean, id_rstd, id_inv_count = id_norm
     did_scale, did_shift = sum_gid.sum(0), sum_g.sum(0)

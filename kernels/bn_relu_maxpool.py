@@ -1,9 +1,8 @@
 """BN + ReLU + max-pool in one pass, for the stem's 1x3x3 pool and the dual head's temporal 4x1x1 pool.
 
 Ties go to the first position of the window, as in ``torch.nn.functional.max_pool3d``: after a ReLU zeros tie
-often, and another rule would be another gradient. The winner is kept as one byte. Backward gathers: an input
-position asks the at most four windows that cover it whether it won, so nothing is scattered and no order
-matters; it reads g and the winners twice (a quarter and an eighth of x's bf16 bytes for the stem) rather than
+often, and another rule would be another gradient. The winner is kept as one byte. Backward is that of
+`bn_grad`: it reads g and the winners twice (a quarter and an eighth of x's bf16 bytes for the stem) rather than
 keep a masked gradient.
 """
 
@@ -13,9 +12,10 @@ import triton.language as tl
 from torch import Tensor
 
 from . import table
-from .bn_relu import relu, row_grid
-from .launch import accumulate_type, check_activations, check_norm, positions_of, register, traceable
-from .norm import Norm, accumulate_dtype, statistics_gradient
+from .bn_grad import DUAL_POOL, STEM_POOL, bn_input_grad, bn_reduce
+from .launch import check_activations, check_norm, positions_of, register, traceable
+from .norm import Norm, statistics_gradient
+from .rows import relu, row_grid, row_options, tile_at, vector_at
 
 STEM_WINDOW, DUAL_WINDOW = (1, 3, 3), (4, 1, 1)
 UNSET = tl.constexpr(255)
@@ -42,17 +42,14 @@ def _pool_forward(
     ACC: tl.constexpr,
 ):
     """x [N,T,H,W,C] -> y, index (uint8) [N,OL,C], OL = OT * OH * OW."""
-    c = tl.program_id(0) * BC + tl.arange(0, BC)
-    m = tl.program_id(1) * BM + tl.arange(0, BM)
-    n = tl.program_id(2).to(tl.int64)
-    base = x + n * T * H * W * C
-    ok_c = c < C
+    m, c, o, ok_o = tile_at(tl.program_id(1), OL, C, BM, BC)
+    base = x + tl.program_id(2).to(tl.int64) * T * H * W * C
     ow = m % OW
     oh = (m // OW) % OH
     ot = m // (OW * OH)
     if NORM:
-        a = tl.load(scale + c, mask=ok_c, other=0.0)
-        b = tl.load(shift + c, mask=ok_c, other=0.0)
+        a = vector_at(scale, c, C)
+        b = vector_at(shift, c, C)
     best = tl.full((BM, BC), float("-inf"), dtype=ACC)
     winner = tl.full((BM, BC), UNSET, dtype=tl.int32)
     for k in tl.static_range(9 if SPATIAL else 4):
@@ -65,136 +62,16 @@ def _pool_forward(
             h = oh
             w = ow
         inside = (m < OL) & (h >= 0) & (h < H) & (w >= 0) & (w < W)
-        ok = inside[:, None] & ok_c[None, :]
+        ok = inside[:, None] & (c < C)[None, :]
         v = tl.load(base + ((t * H + h) * W + w)[:, None] * C + c[None, :], mask=ok, other=0.0)
         if NORM:  # compare what an unfused network would compare: the rounded activation
-            v = relu(v.to(ACC) * a[None, :] + b[None, :]).to(x.dtype.element_ty)
+            v = relu(v.to(ACC) * a + b).to(x.dtype.element_ty)
         v = v.to(ACC)
         take = ok & ((v > best) | (v != v) | (winner == UNSET))
         best = tl.where(take, v, best)
         winner = tl.where(take, k, winner)
-    o = n * OL * C + m[:, None] * C + c[None, :]
-    ok = (m < OL)[:, None] & ok_c[None, :]
-    tl.store(y + o, best.to(y.dtype.element_ty), mask=ok)
-    tl.store(index + o, winner.to(tl.uint8), mask=ok)
-
-
-@triton.jit
-def _gather(g, index, n, m, c, L, H, W, OT, OH, OW, C: tl.constexpr, SPATIAL: tl.constexpr, ACC: tl.constexpr):
-    """The gradient that reaches input positions m of sample n: sum of g over the windows that m won."""
-    ow = m % W
-    oh = (m // W) % H
-    t = m // (W * H)
-    base = n.to(tl.int64) * OT * OH * OW * C
-    total = tl.zeros((m.shape[0], c.shape[0]), dtype=ACC)
-    for k in tl.static_range(4 if SPATIAL else 1):
-        if SPATIAL:
-            ot = t
-            ph = oh // 2 + k // 2
-            pw = ow // 2 + k % 2
-            kh = oh + 1 - ph * 2
-            kw = ow + 1 - pw * 2
-            slot = kh * 3 + kw
-            covers = (kh >= 0) & (kw >= 0) & (ph < OH) & (pw < OW)
-        else:
-            ot = t // 4
-            ph = oh
-            pw = ow
-            slot = t % 4
-            covers = ot < OT
-        ok = ((m < L) & covers)[:, None] & (c < C)[None, :]
-        o = base + ((ot * OH + ph) * OW + pw)[:, None] * C + c[None, :]
-        won = tl.load(index + o, mask=ok, other=255).to(tl.int32) == slot[:, None]
-        total += tl.where(won, tl.load(g + o, mask=ok, other=0.0).to(ACC), 0.0)
-    return total
-
-
-@triton.jit
-def _pool_reduce(
-    g,
-    index,
-    x,
-    scale,
-    shift,
-    sum_g,
-    sum_gx,
-    L,
-    H,
-    W,
-    OT,
-    OH,
-    OW,
-    steps,
-    C: tl.constexpr,
-    SPATIAL: tl.constexpr,
-    BM: tl.constexpr,
-    BC: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """sum_g, sum_gx [N,programs,C]: sums of the masked gathered gradient, and of it times x."""
-    c = tl.program_id(0) * BC + tl.arange(0, BC)
-    s = tl.program_id(1)
-    n = tl.program_id(2)
-    a = tl.load(scale + c, mask=c < C, other=0.0)
-    b = tl.load(shift + c, mask=c < C, other=0.0)
-    s0 = tl.zeros((BC,), dtype=ACC)
-    s1 = tl.zeros((BC,), dtype=ACC)
-    for i in range(steps):
-        m = (s * steps + i) * BM + tl.arange(0, BM)
-        ok = (m < L)[:, None] & (c < C)[None, :]
-        xv = tl.load(x + n.to(tl.int64) * L * C + m[:, None] * C + c[None, :], mask=ok, other=0.0).to(ACC)
-        gv = _gather(g, index, n, m, c, L, H, W, OT, OH, OW, C, SPATIAL, ACC)
-        gv = tl.where(xv * a[None, :] + b[None, :] <= 0, 0.0, gv)
-        s0 += tl.sum(gv, axis=0)
-        s1 += tl.sum(gv * xv, axis=0)
-    out = (n * tl.num_programs(1) + s) * C + c
-    tl.store(sum_g + out, s0, mask=c < C)
-    tl.store(sum_gx + out, s1, mask=c < C)
-
-
-@triton.jit
-def _pool_input_grad(
-    g,
-    index,
-    x,
-    scale,
-    shift,
-    k1,
-    k2,
-    dx,
-    L,
-    H,
-    W,
-    OT,
-    OH,
-    OW,
-    C: tl.constexpr,
-    SPATIAL: tl.constexpr,
-    NORM: tl.constexpr,
-    STATS: tl.constexpr,
-    BM: tl.constexpr,
-    BC: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """dx = scale * gathered g, masked by the ReLU (+ k1 * x + k2 if STATS); the gathered g itself without
-    NORM.
-    """
-    c = tl.program_id(0) * BC + tl.arange(0, BC)
-    m = tl.program_id(1) * BM + tl.arange(0, BM)
-    n = tl.program_id(2)
-    ok_c = c < C
-    ok = (m < L)[:, None] & ok_c[None, :]
-    o = n.to(tl.int64) * L * C + m[:, None] * C + c[None, :]
-    v = _gather(g, index, n, m, c, L, H, W, OT, OH, OW, C, SPATIAL, ACC)
-    if NORM:
-        a = tl.load(scale + c, mask=ok_c, other=0.0)
-        b = tl.load(shift + c, mask=ok_c, other=0.0)
-        xv = tl.load(x + o, mask=ok, other=0.0).to(ACC)
-        v = tl.where(xv * a[None, :] + b[None, :] <= 0, 0.0, v) * a[None, :]
-        if STATS:
-            v += xv * tl.load(k1 + c, mask=ok_c, other=0.0)[None, :]
-            v += tl.load(k2 + c, mask=ok_c, other=0.0)[None, :]
-    tl.store(dx + o, v.to(dx.dtype.element_ty), mask=ok)
+    tl.store(y + o, best.to(y.dtype.element_ty), mask=ok_o)
+    tl.store(index + o, winner.to(tl.uint8), mask=ok_o)
 
 
 def _pooled_shape(x: Tensor, spatial: bool) -> tuple[int, int, int, int, int]:
@@ -224,13 +101,9 @@ def _pool_op(
         *x.shape[1:4],
         *y.shape[2:4],
         positions_of(y),
-        C=x.shape[-1],
         SPATIAL=spatial,
         NORM=scale is not None,
-        BM=tile.rows,
-        BC=tile.channels,
-        ACC=accumulate_type(x),
-        num_warps=tile.warps,
+        **row_options(x, tile),
     )
     return y, index
 
@@ -241,98 +114,21 @@ def _(x, scale, shift, mean, rstd, inv_count, group, spatial):
     return y, torch.empty_like(y, dtype=torch.uint8)
 
 
-@register("bn_relu_maxpool_reduce")
-def pool_reduce(
-    g: Tensor, index: Tensor, x: Tensor, scale: Tensor, shift: Tensor, spatial: bool
-) -> tuple[Tensor, Tensor]:
-    """Gradients of scale and shift, both [C], from the gradient of the pooled output."""
-    n, channels, positions = x.shape[0], x.shape[-1], positions_of(x)
-    tile = table.pool_tiles(channels)[0]
-    programs, steps = table.splits(positions, n, channels, tile)
-    sum_g, sum_gx = (x.new_empty((n * programs, channels), dtype=accumulate_dtype(x)) for _ in range(2))
-    traceable(_pool_reduce)[(triton.cdiv(channels, tile.channels), programs, n)](
-        g,
-        index,
-        x,
-        scale,
-        shift,
-        sum_g,
-        sum_gx,
-        positions,
-        *x.shape[2:4],
-        *g.shape[1:4],
-        steps,
-        C=channels,
-        SPATIAL=spatial,
-        BM=tile.rows,
-        BC=tile.channels,
-        ACC=accumulate_type(x),
-        num_warps=tile.warps,
-    )
-    return sum_gx.sum(0), sum_g.sum(0)
-
-
-@pool_reduce.register_fake
-def _(g, index, x, scale, shift, spatial):
-    out = x.new_empty(x.shape[-1], dtype=accumulate_dtype(x))
-    return out, torch.empty_like(out)
-
-
-@register("bn_relu_maxpool_input_grad")
-def pool_input_grad(
-    g: Tensor,
-    index: Tensor,
-    x: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    k1: Tensor | None,
-    k2: Tensor | None,
-    spatial: bool,
-) -> Tensor:
-    """dx from the pooled output's gradient; no k1: frozen statistics, no scale: no BN at all."""
-    dx, tile = torch.empty_like(x), table.pool_tiles(x.shape[-1])[0]
-    vectors = [x if vector is None else vector for vector in (scale, shift, k1, k2)]
-    traceable(_pool_input_grad)[row_grid(x, tile)](
-        g,
-        index,
-        x,
-        *vectors,
-        dx,
-        positions_of(x),
-        *x.shape[2:4],
-        *g.shape[1:4],
-        C=x.shape[-1],
-        SPATIAL=spatial,
-        NORM=scale is not None,
-        STATS=k1 is not None,
-        BM=tile.rows,
-        BC=tile.channels,
-        ACC=accumulate_type(x),
-        num_warps=tile.warps,
-    )
-    return dx
-
-
-@pool_input_grad.register_fake
-def _(g, index, x, scale, shift, k1, k2, spatial):
-    return torch.empty_like(x)
-
-
 def _setup(ctx, inputs, output):
     *tensors, group, spatial = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(output[1], *tensors)
-    ctx.group, ctx.spatial = group, spatial
+    ctx.group, ctx.pool = group, STEM_POOL if spatial else DUAL_POOL
 
 
 def _backward(ctx, g, _index_grad):
     index, x, scale, shift, mean, rstd, inv_count = ctx.saved_tensors
     g, dscale, dshift, dx, k1, k2 = g.contiguous(), None, None, None, None, None
     if scale is not None:
-        dscale, dshift = pool_reduce(g, index, x, scale, shift, ctx.spatial)
+        dscale, dshift = bn_reduce(g, index, x, scale, shift, True, ctx.pool)
         k1, k2 = statistics_gradient(scale, mean, rstd, inv_count, ctx.group, dscale, dshift)
     if ctx.needs_input_grad[0]:
-        dx = pool_input_grad(g, index, x, scale, shift, k1, k2, ctx.spatial)
+        dx = bn_input_grad(g, index, x, scale, shift, k1, k2, scale is not None, ctx.pool)
     return dx, dscale, dshift, None, None, None, None, None
 
 

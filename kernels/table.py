@@ -48,10 +48,12 @@ def use_fused(op: str, *, inputs: int, outputs: int, taps: int = 1, stride: int 
 ELEMENTWISE = ("channel_stats", "bn_finalize", "bn_relu_apply", "bn_gc_add_relu", "bn_relu_maxpool")
 GEMMS = ("tap_gemm", "tap_gemm_fork")
 # An H100 has 266 FLOP per byte (798 TFLOP/s over 3.0 TB/s, its data sheet's dense bf16 and a usual copy
-# rate); a Triton GEMM with pointer loads is taken to reach two thirds of the matrix rate, and a fused one
-# needs no more than its bytes. In fp32 the kernels use no matrix units (TF32 has 10 bits): 67 TFLOP/s.
-BREAK_EVEN_FLOP_PER_BYTE = 266 * 2 / 3
-BREAK_EVEN_FP32 = 22 * 2 / 3
+# rate); a Triton GEMM with pointer loads is taken to reach two thirds of the matrix rate, cuDNN all of it. A
+# step has three products of this size, each max(bytes, FLOPs); composed, the statistics read half of a
+# product's bytes once more. So they are even where 3 * f * 3/2 = 3 + 1/2, with f in units of 266.
+BREAK_EVEN_FLOP_PER_BYTE = 266 * 3.5 / 4.5
+# In fp32 the kernels use no matrix units (TF32 has 10 bits): 67 TFLOP/s.
+BREAK_EVEN_FP32 = 22 * 3.5 / 4.5
 
 
 class Rows(NamedTuple):

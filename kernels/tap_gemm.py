@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import table
 from .bn_finalize import merge_tiles
-from .bn_relu import bn_input_grad, relu
+from .bn_grad import NO_POOL, bn_input_grad
 from .launch import (
     INTERPRET,
     accumulate_type,
@@ -27,6 +27,7 @@ from .launch import (
     traceable,
 )
 from .norm import Norm, accumulate_dtype, conv_operands, statistics_gradient
+from .rows import relu
 from .tap_wgrad import decode_tap, wgrad
 from .taps import TAPS, output_shape
 
@@ -283,7 +284,7 @@ def _backward(ctx, g, _mean_grad, _m2_grad):
             dscale = dshift = None
         elif needs_x:
             k1, k2 = statistics_gradient(scale, mean, rstd, inv_count, ctx.group, dscale, dshift)
-            dx = bn_input_grad(dx, x, scale, shift, k1, k2, False)
+            dx = bn_input_grad(dx, None, x, scale, shift, k1, k2, False, NO_POOL)
     if needs_w:
         dw = wgrad(x, g, scale, shift, w.shape[0], ctx.stride).to(w.dtype)
     if needs_bias and ctx.has_bias:

@@ -9,9 +9,9 @@ import triton.language as tl
 from torch import Tensor
 
 from . import table
-from .bn_relu import relu
 from .launch import INTERPRET, accumulate_type, positions_of, register, traceable
 from .norm import accumulate_dtype
+from .rows import relu
 
 
 @triton.jit

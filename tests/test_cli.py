@@ -28,7 +28,7 @@ FLAGS = {
     "plan": {"--state-graph", "--plan", "--data", "--val", "--config", "--device", "--seed", "--draw"},
     "test": {"--run", "--data", "--clips"},
     "check": {"--show", "--json", "--fix-list", "--span", "--hash"},
-    "networks": {"--frames", "--size", "--json"},
+    "networks": {"--frames", "--size", "--json", "--kernels"},
     "bench": set(),
     "doctor": set(),
 }
@@ -236,6 +236,23 @@ def test_another_apex_is_told_apart(tmp_path, monkeypatch):
     for part in ("contrib", "normalization"):
         (package / part).mkdir()
     assert doctor._apex() == "NVIDIA's"
+
+
+def test_networks_say_what_computes_them(capsys, tmp_path):
+    """DG-P3D-50: every convolution of its 19 blocks once, a merged pair as one; the memory-bound ones are GEMMs."""
+    from fastplan.models.choices import kernel_choices
+    from fastplan.models.networks import build_network
+
+    with torch.device("meta"):
+        choices = kernel_choices(build_network("dg_p3d_50", 5))
+    convolutions = 19 * 4 + 5  # conv1, s, t, conv3; a projection in each layer
+    merged = sum(count for choice, count in choices.items() if "+" in choice.kernel)
+    assert sum(choices.values()) == convolutions - merged
+    runs = {(c.kernel, c.inputs, c.outputs, c.stride): c.gemm for c in choices}
+    assert runs["1x1x1", 64, 256, 1] and not runs["1x1x1", 512, 2048, 1] and not runs["1x3x3", 64, 64, 1]
+    status, output, _ = run(capsys, tmp_path, "networks", "dg_p3d_50", "c3d", "--kernels")
+    assert status == 0 and "64 -> 256" in output and "c3d has no block that the kernels run" in output
+    assert run(capsys, tmp_path, "networks", "--kernels")[0] == 2
 
 
 def test_help_shows_examples(capsys):

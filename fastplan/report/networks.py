@@ -1,11 +1,12 @@
 """The table of networks, for a person or as JSON."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from rich.table import Table
 
+from fastplan.models.choices import Choice
 from fastplan.models.cost import Cost
 
 
@@ -21,6 +22,22 @@ def costs_table(costs: Sequence[Cost], frames: Sequence[int], size: int) -> Tabl
     for cost in costs:
         macs = [f"{cost.macs[length] / 1e9:.2f}" if length in cost.macs else "-" for length in frames]
         table.add_row(cost.network, f"{cost.parameters:,}", str(cost.heads), str(cost.least), str(cost.multiple), *macs)
+    return table
+
+
+def kernels_table(network: str, choices: Mapping[Choice, int]) -> Table:
+    """A row per shape of convolution: what computes it on a GPU, and why."""
+    ours = sum(count for choice, count in choices.items() if choice.gemm)
+    table = Table(
+        title=f"{network} in 16 bits on a GPU: {ours} GEMMs of ours, {sum(choices.values()) - ours} conv2d of cuDNN",
+        title_justify="left",
+    )
+    for column in ("convolution", "channels", "stride", "how many", "runs as", "why"):
+        table.add_column(column, justify="right" if column in ("stride", "how many") else "left")
+    for choice, count in choices.items():
+        channels = f"{choice.inputs} -> {choice.outputs}"
+        runs = "GEMM" if choice.gemm else "conv2d"
+        table.add_row(choice.kernel, channels, str(choice.stride), str(count), runs, choice.why)
     return table
 
 

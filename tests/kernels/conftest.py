@@ -1,1 +1,1 @@
-"""Puts this folder on the path: two_blocks.py serves tests in both processes."""
+"""Puts this folder on the path: on_off.py serves tests in both processes."""

@@ -1,4 +1,4 @@
-"""Whole networks twice: composed, and on what `set_kernels` gives. Used in both processes.
+"""Networks that run twice: composed, and on what `set_kernels` gives. Used in both processes.
 
 `bottleneck` has two blocks in each of its first two layers, so that it holds A, B and C with and without a stride, a
 projection with and without a stride, and 11 merged taps; `tiny` has basic blocks and channels that no GEMM takes.
@@ -23,6 +23,22 @@ SPECS = {
     ),
 }
 LABELS = torch.tensor([1, 3])
+WIDTH = 32
+
+
+class TwoBlocks(torch.nn.Module):
+    """P3D-A with an identity, P3D-C of stride 2 with a projection, a classifier: [N, 32, T, H, W] to [N, 5]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        options = {"reduction": 8, "width": 16, "groups": 1}
+        self.blocks = torch.nn.Sequential(
+            Bottleneck(WIDTH, 8, "A", stride=1, **options), Bottleneck(WIDTH, 8, "C", stride=2, **options)
+        )
+        self.fc = torch.nn.Linear(WIDTH, 5)
+
+    def forward(self, x_NCTHW):
+        return self.fc(self.blocks(x_NCTHW).mean((2, 3, 4)))
 
 
 def pair(name, mode, dtype=torch.float64):

@@ -10,11 +10,15 @@ import pytest
 import torch
 import triton
 from torch._dynamo.backends.common import aot_autograd
-from torch._higher_order_ops.triton_kernel_wrap import triton_kernel_wrapper_functional
+from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table, triton_kernel_wrapper_functional
 from triton.backends.compiler import GPUTarget
-from two_blocks import WIDTH, TwoBlocks, forward
 
+from fastplan.benchmarks import aot
 from fastplan.kernels import fused, launch
+from fastplan.models.blocks import Basic, Bottleneck
+from fastplan.models.dg_p3d import DGP3DSpec
+from fastplan.models.layers import BatchNorm
+from fastplan.ops import Fusable, Operators
 
 pytestmark = pytest.mark.skipif(launch.INTERPRET, reason="the interpreter's operators are opaque")
 
@@ -52,22 +56,58 @@ def record(graphs):
     return compiler
 
 
-def test_training_step_is_one_graph_of_launches(absent_gpu):
-    graphs = []
-    backend = aot_autograd(fw_compiler=record(graphs), bw_compiler=record(graphs))
-    step = torch.compile(lambda net, x: forward(fused, net, x), backend=backend, fullgraph=True)
-    step(TwoBlocks(), torch.zeros(2, 3, 8, 8, WIDTH, dtype=torch.bfloat16)).sum().backward()
-    assert len(graphs) == 2
-    launches = [
-        [node for node in graph.graph.nodes if node.target is triton_kernel_wrapper_functional] for graph in graphs
-    ]
-    # forward: pool and 8 statistics or convolutions per block with their merges; nothing may be left opaque
-    assert all(len(nodes) > 15 for nodes in launches), [len(nodes) for nodes in launches]
-    for graph in graphs:
-        assert not [node for node in graph.graph.nodes if str(node.target).startswith("fastplan.")]
-        for node in graph.graph.nodes:
-            if node.target is operator.getitem and node.args[0].target is triton_kernel_wrapper_functional:
-                assert node.args[1] in OUTPUTS, f"{node.args[1]} is not an output, yet a kernel writes it"
+# The channels of DG-P3D-50 and DG-P3D-18; A, B and C in layer 1.
+NETWORKS = {"bottleneck": DGP3DSpec(Bottleneck, (3, 1, 1, 1)), "basic": DGP3DSpec(Basic, (3, 1, 1, 1))}
+
+
+def launches(graph):
+    """(kernel, its constants) of every launch in a graph; whatever else writes memory would show as an operator."""
+    found = []
+    for node in graph.graph.nodes:
+        assert not str(node.target).startswith("fastplan."), f"{node.target} is opaque"
+        if node.target is triton_kernel_wrapper_functional:
+            kernel = kernel_side_table.get_kernel(node.kwargs["kernel_idx"])
+            constants = kernel_side_table.get_constant_args(node.kwargs["constant_args_idx"])
+            found.append((getattr(kernel, "fn", kernel).__name__, {**constants, **node.kwargs["kwargs"]}))
+        if node.target is operator.getitem and node.args[0].target is triton_kernel_wrapper_functional:
+            assert node.args[1] in OUTPUTS, f"{node.args[1]} is not an output, yet a kernel writes it"
+    return found
+
+
+def trace(spec, mode):
+    """The graphs of one pass in bf16: training, with frozen BatchNorms, or evaluation."""
+    network, graphs = spec.build(5, 0.0).to(memory_format=torch.channels_last_3d), []
+    for module in network.modules():
+        if isinstance(module, Fusable):
+            module.operators = Operators(fused)
+        if isinstance(module, BatchNorm) and mode == "frozen":
+            module.freeze(True)
+    network.train(mode != "evaluation")
+    torch._dynamo.reset()
+    backend = aot_autograd(fw_compiler=record(graphs), bw_compiler=record(graphs), inference_compiler=record(graphs))
+    step = torch.compile(network, backend=backend, fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(mode != "evaluation"):
+        heads = step(torch.zeros(2, 3, 16, 64, 64))
+    if mode != "evaluation":
+        sum(head.float().sum() for head in heads).backward()
+    return [launches(graph) for graph in graphs]
+
+
+def flags(constants):
+    """What chooses a kernel's code, its tile and channels aside."""
+    return frozenset({name for name, value in constants.items() if value is True} | {constants.get("TAPS", 0)})
+
+
+@pytest.mark.parametrize("mode", ["training", "frozen", "evaluation"])
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_every_launch_of_a_step_is_seen_and_compiled_ahead(absent_gpu, name, mode):
+    """One graph in each direction, nothing in it opaque, and each variant of a kernel is one that passes the gates."""
+    graphs = trace(NETWORKS[name], mode)
+    assert len(graphs) == (1 if mode == "evaluation" else 2)
+    assert all(len(found) > 15 for found in graphs), [len(found) for found in graphs]
+    compiled = {(case.kernel.__name__, flags(case.constants)) for case in aot.cases()}
+    used = {(kernel, flags(constants)) for found in graphs for kernel, constants in found}
+    assert used <= compiled, [(kernel, sorted(map(str, names))) for kernel, names in used - compiled]
 
 
 def test_cpu_tensors_are_refused_by_name():

@@ -98,7 +98,7 @@ def test_one_setting_turns_everything_off():
 def test_without_a_gpu_auto_is_composed_and_says_why():
     choice = ops.choose_kernels("auto", torch.device("cpu"))
     assert choice.runs == "composed"
-    assert "need a CUDA GPU, the network is on cpu" in choice.line
+    assert "the kernels run on CUDA GPUs, not on cpu" in choice.line
 
 
 def test_the_setting_reads_a_bare_off():

@@ -68,6 +68,16 @@ def test_rounds_before_it_compares(shape, window):
     )
 
 
+@pytest.mark.parametrize(("shape", "window"), [((1, 1, 5, 3, 16), SPATIAL), ((2, 5, 1, 2, 16), TEMPORAL)])
+def test_gradcheck(shape, window):
+    leaves = {"x": torch.randn(shape), **vectors(16, "weight", "bias")}
+    leaves = {name: value.double().requires_grad_() for name, value in leaves.items()}
+    function = pooled(window, "batch")
+    assert torch.autograd.gradcheck(
+        lambda *values: function(fused, dict(zip(leaves, values, strict=True))), tuple(leaves.values()), fast_mode=True
+    )
+
+
 def test_a_nan_wins():
     x = torch.zeros(1, 1, 3, 3, 16)
     x[0, 0, 1, 1] = float("nan")

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from two_blocks import WIDTH, TwoBlocks, forward
+from on_off import WIDTH, TwoBlocks
 
 from fastplan.kernels import fused
 from fastplan.kernels.norm import Context, Norm
+from fastplan.ops import set_kernels
 
 OPS = torch.ops.fastplan
 
@@ -43,14 +44,14 @@ def arguments():
         "channel_stats": (plain,),
         "bn_finalize": (leaf(c), leaf(c), torch.randn(2, c), torch.rand(2, c), None, 16, 1e-5),
         "bn_relu_apply": (leaf(*x), *norm(c), True),
-        "bn_relu_reduce": (plain, plain, vector, vector, True),
-        "bn_input_grad": (plain, plain, vector, vector, vector, vector, True),
+        "bn_reduce": (plain, None, plain, vector, vector, True, 0),
+        "bn_reduce, stem pool": (g, index, plain, vector, vector, True, 1),
+        "bn_input_grad": (plain, None, plain, vector, vector, vector, vector, True, 0),
+        "bn_input_grad, stem pool": (g, index, plain, vector, vector, vector, vector, True, 1),
         "bn_gc_add_relu": (*tail, *context, *norm(c)),
         "bn_gc_add_relu_reduce": (plain, plain, plain, None),
         "bn_gc_add_relu_input_grads": (plain, plain, plain, rows, torch.randn(1, c)),
         "bn_relu_maxpool": (leaf(*x), *norm(c), True),
-        "bn_relu_maxpool_reduce": (g, index, plain, vector, vector, True),
-        "bn_relu_maxpool_input_grad": (g, index, plain, vector, vector, vector, vector, True),
         "tap_gemm": (leaf(*x), leaf(1, c, c), leaf(c), leaf(*x), *norm(c), 1, False, True, True),
         "tap_dgrad": (plain, torch.randn(1, c, c), plain, vector, vector, None, 1),
         "tap_wgrad": (plain, plain, vector, vector, 1, 1),
@@ -70,12 +71,13 @@ def test_every_operator_is_checked():
 
 
 def test_compiled_training_step():
-    """torch.compile sees opaque operators here; one graph, the same loss and gradients bit for bit."""
-    net, x = TwoBlocks(), torch.randn(2, 2, 6, 6, WIDTH)
+    """torch.compile sees opaque operators here; one graph, the same loss and gradients."""
+    net, x = TwoBlocks(), torch.randn(2, WIDTH, 2, 6, 6)
+    assert set_kernels(net, "auto").runs == "fused"
     results = []
-    for step in (forward, torch.compile(forward, backend="aot_eager", fullgraph=True)):
+    for step in (net, torch.compile(net, backend="aot_eager", fullgraph=True)):
         net.zero_grad()
-        loss = step(fused, net, x).square().sum()
+        loss = step(x).square().sum()
         loss.backward()
         results.append([loss.detach(), *(p.grad.clone() for p in net.parameters())])
     for eager, compiled in zip(*results, strict=True):

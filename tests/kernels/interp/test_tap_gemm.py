@@ -30,8 +30,11 @@ def batch_norm(k, x, weight, bias):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("taps", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2)])
-@pytest.mark.parametrize(("shape", "source", "channels"), CASES)
+@pytest.mark.parametrize(
+    ("shape", "source", "channels", "taps", "stride"),
+    [(*case, taps, stride) for case in CASES for taps, stride in ((1, 1), (1, 2), (3, 1), (3, 2))]
+    + [((1, 2, 7, 5), 16, 32, 11, stride) for stride in (1, 2)],
+)
 def test_prologue_and_statistics(shape, source, channels, taps, stride, dtype):
     """Train-mode BN + ReLU before the convolution; in fp32 its statistics feed another BN behind it.
 
@@ -112,6 +115,19 @@ def test_fork_adds_the_identity_gradient(stride, dtype):
     check(function, inputs, dtype, activations=("x", "w"))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fork_with_a_folded_norm(dtype):
+    """A frozen BatchNorm in the entry's epilogue: bias and ReLU, beside the identity's gradient."""
+
+    def function(k, v):
+        y, mean, m2, identity = k.tap_gemm_fork(v["x"], v["w"], bias_C=v["b"], relu=True)
+        assert mean is None and m2 is None
+        return torch.cat([y.flatten(), identity.flatten()])
+
+    inputs = inputs_of((2, 3, 7, 5), 32, 48, 1) | {"b": torch.randn(48)}
+    check(function, inputs, dtype, activations=("x", "w"))
+
+
 def test_fork_without_one_of_its_branches():
     x, w = (t.requires_grad_() for t in (torch.randn(1, 1, 4, 4, 16), torch.randn(1, 16, 16)))
     y, _, _, identity = fused.tap_gemm_fork(x, w)
@@ -183,15 +199,19 @@ def test_autocast_casts_like_a_convolution():
         assert_close("y", y, reference.tap_gemm(x.bfloat16().double(), w.bfloat16().double())[0], torch.bfloat16)
 
 
-def test_gradcheck():
-    inputs = inputs_of((2, 1, 3, 2), 16, 16, 3, "norm")
+@pytest.mark.parametrize("fork", [False, True])
+def test_gradcheck(fork):
+    inputs = inputs_of((2, 1, 3, 2), 16, 16, 3, "norm") | {"b": torch.randn(16)}
     leaves = {name: value.double().requires_grad_() for name, value in inputs.items()}
     names = list(leaves)
 
     def function(*values):
         v = dict(zip(names, values, strict=True))
+        if fork:
+            y, _, _, identity = fused.tap_gemm_fork(v["x"], v["w"], bias_C=v["b"], relu=True)
+            return y + identity
         norm = batch_norm(fused, v["x"], v["weight"], v["bias"])
-        return fused.tap_gemm(v["x"], v["w"], norm=norm, relu=True)[0]
+        return fused.tap_gemm(v["x"], v["w"], norm=norm, bias_C=v["b"], relu=True)[0]
 
     assert torch.autograd.gradcheck(function, tuple(leaves.values()), fast_mode=True)
 
