@@ -19,6 +19,7 @@ setup(
         "fastplan.planner",
         "fastplan.report",
         "fastplan.train",
+        "fastplan.workers",
         "fastplan.benchmarks",
         "fastplan.benchmarks.gpu_check",
         "fastplan.configs",

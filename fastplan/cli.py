@@ -103,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_request(train)
+    train.add_argument(
+        "--workers",
+        metavar="N|ray[:N]",
+        default="1",
+        help="train N edges of a search at once: a GPU each, or a share of the cores; ray uses a Ray cluster",
+    )
     train.add_argument("--exact", action="store_true", help="with --plan: train exactly its epochs, no knees")
     train.add_argument("--run", type=Path, metavar="DIR", help="run folder (default: runs/NAME-DATE-TIME)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --run DIR")
@@ -193,6 +199,11 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val", metavar="DIR|LIST", help="validation videos, which decide (default: plan.holdout)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML settings; a run's config.yaml works too")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to train (default: auto)")
+    parser.add_argument(
+        "--budget",
+        metavar="40h|200e|3e6f",
+        help="what training may cost: hours of device time, epochs or clip-frames; picks from a frontier with --plan",
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="fixes every random choice (default: 0)")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings, as in configs/default.yaml")
 
@@ -209,6 +220,7 @@ def _request(arguments: argparse.Namespace) -> "Request":
         val=arguments.val,
         device=arguments.device,
         seed=arguments.seed,
+        budget=arguments.budget,
         overrides=tuple(arguments.overrides),
     )
 
@@ -217,10 +229,12 @@ def _train(arguments: argparse.Namespace) -> int:
     from fastplan.commands import train
     from fastplan.launch import open_run
     from fastplan.report.terminal import Terminal
+    from fastplan.workers.choice import WorkerChoice
 
+    workers = WorkerChoice.parse(arguments.workers)
     rundir, task, resumed = open_run(_request(arguments), arguments.run, resume=arguments.resume)
     with closing(rundir), Terminal() as terminal:
-        return train(rundir, task, resumed, terminal)
+        return train(rundir, task, resumed, workers, terminal)
 
 
 def _plan(arguments: argparse.Namespace) -> int:

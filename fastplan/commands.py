@@ -1,7 +1,7 @@
 """The commands `train` and `test`, whole: open the folder, run, test, report."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,16 @@ from fastplan.runner import Runner
 from fastplan.train import checkpoint
 from fastplan.train.evaluate import Evaluation, evaluate
 from fastplan.train.precision import Precision, choose_device
+from fastplan.workers.choice import WorkerChoice
 
 
-def train(rundir: RunDir, task: Task, resumed: bool, terminal: Terminal) -> int:
+def train(rundir: RunDir, task: Task, resumed: bool, workers: WorkerChoice, terminal: Terminal) -> int:
     """Search or replay in a run folder, then test and report; returns the exit status."""
-    with Runner(rundir, task.config, states=task.states, target=task.target, watcher=terminal) as runner:
+    if task.graph is None and workers.count != 1:
+        raise UserError("the legs of a plan follow one another: more than one of --workers is for a search")
+    with Runner(
+        rundir, task.config, states=task.states, target=task.target, watcher=terminal, workers=workers
+    ) as runner:
         terminal.facts(_first_lines(runner, task, resumed))
         if not resumed:
             if runner.pretrained:
@@ -46,14 +51,14 @@ def train(rundir: RunDir, task: Task, resumed: bool, terminal: Terminal) -> int:
         if task.graph is not None:
             result = runner.search(task.graph)
             plan, note = result.plan, result.note
-            reached = result.reached.get(task.graph.sink)
+            reached = result.path
             choices = [
                 f"{name}: {cell.why}" for name, cell in result.reached.items() if len(task.graph.predecessors(name)) > 1
             ]
         else:
             assert task.plan is not None
             plan, note = runner.replay(task.plan), ""
-        outcomes = _outcomes(runner.journal)
+        outcomes = runner.outcomes
         tested = None
         if plan is not None and runner.splits.test is not None:
             loader = runner.loader.beside(runner.splits.test)
@@ -147,6 +152,7 @@ def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, s
         ("run", f"{runner.rundir.path}{' (resumed)' if resumed else ''}"),
         ("data", f"{splits.origin}: {counts}, {len(splits.train.classes)} classes"),
         ("device", f"{runner.device}: {runner.device_why}"),
+        ("workers", runner.choice.describe(runner.device)),
         ("loader", "one DALI pipeline for all splits, another clip regime needs no rebuild"),
         ("decoder", runner.decoder_why),
         ("kernels", runner.kernels.line),
@@ -162,10 +168,7 @@ def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, s
         more = "\n... the others are listed in results.json" if len(bad) > 5 else ""
         rows.append(("left out", f"{len(bad)} videos that do not decode{named}{more}"))
     if resumed:
-        done = _outcomes(runner.journal)
-        begun = [edge for edge in runner.journal.edges() if runner.journal.outcome(*edge) is None]
-        running = "".join(f", {s} -> {t} at epoch {len(runner.journal.epochs(s, t)) - 1}" for s, t in begun)
-        rows.append(("resumed", f"{len(done)} edges finished{running}; no finished epoch is trained again"))
+        rows.append(("resumed", _found(runner.journal, task)))
     if task.graph is not None:
         batches = {state.effective_batch for state in task.graph.states}
         if len(batches) > 1:
@@ -173,13 +176,21 @@ def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, s
     return rows
 
 
-def _outcomes(journal: Journal) -> list[Outcome]:
-    found = (journal.outcome(source, target) for source, target in journal.edges())
-    return [outcome for outcome in found if outcome is not None]
+def _found(journal: Journal, task: Task) -> str:
+    """What a resumed run has found: finished, begun and open edges."""
+    keys = journal.edges()
+    begun = [key for key in keys if journal.outcome(key) is None]
+    under_way = "".join(f"\n{key.replace('>', ' -> ')}: after epoch {len(journal.epochs(key)) - 1}" for key in begun)
+    all_edges = len(task.graph.edges) if task.graph is not None else len(task.states)
+    still = max(all_edges - len(keys), 0)
+    return (
+        f"{len(keys) - len(begun)} edges finished, {len(begun)} under way, {still} not begun; "
+        f"epochs lost: none, no finished one is trained again{under_way}"
+    )
 
 
 def _results(
-    plan: Plan | None, note: str, outcomes: list[Outcome], tested: Evaluation | None, runner: Runner
+    plan: Plan | None, note: str, outcomes: Mapping[str, Outcome], tested: Evaluation | None, runner: Runner
 ) -> dict[str, Any]:
     splits = runner.splits
     bad = [*splits.train.bad, *splits.val.bad, *(splits.test.bad if splits.test else ())]
@@ -195,8 +206,8 @@ def _results(
         },
         "note": note,
         "test": None if tested is None else {**asdict(tested), "stderr": tested.stderr},
-        "edges": [_as_json(outcome) for outcome in outcomes],
-        "search_clip_frames": sum(r.clip_frames for e in runner.journal.edges() for r in runner.journal.epochs(*e)),
+        "edges": [_as_json(outcome) for outcome in outcomes.values()],
+        "search_clip_frames": sum(r.clip_frames for e in runner.journal.edges() for r in runner.journal.epochs(e)),
         "left_out": [asdict(video) for video in bad],
         "lost_clips": [asdict(clip) for clip in runner.lost.clips],
     }
@@ -217,7 +228,7 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
 def _conclude(
     terminal: Terminal,
     rundir: RunDir,
-    outcomes: list[Outcome],
+    outcomes: Mapping[str, Outcome],
     reached: Reached | None,
     plan: Plan | None,
     note: str,
@@ -226,7 +237,7 @@ def _conclude(
     config: RunConfig,
 ) -> None:
     terminal.note("")
-    terminal.console.print(search_table(outcomes, reached))
+    terminal.console.print(search_table(list(outcomes.values()), reached))
     if plan is None:
         terminal.note(f"No plan: {note}")
         return

@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fastplan.budget import Budget
 from fastplan.errors import UserError, nearest
 
 Positive = Annotated[int, Field(ge=1)]
+_MAY_CHANGE = ("plan.budget",)  # between a run and its resumption
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _checked_budget(text: str) -> str:
+    try:
+        Budget.parse(text)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return text
 
 
 class _Section(BaseModel):
@@ -155,16 +165,23 @@ class TrainConfig(_Section):
 class PlanConfig(_Section):
     """How the search decides.
 
-    knee: `tolerance`, or `paper` for the published rule. tolerance: accuracy given away at a knee, a fraction.
-    attempt_epochs: trained past the knee in a search; replay_attempt_epochs: in a replay. max_epochs: cap of an edge.
+    knee: `tolerance`, `exponential` or `power`, or `paper` for the published rule. tolerance: accuracy given away at a
+    knee, a fraction. attempt_epochs: trained past the knee in a search; replay_attempt_epochs: in a replay.
+    max_epochs: cap of an edge.
     val_clips: per video in the validation after each epoch; more of them steady the curve of a small validation set.
     scratch_margin: accuracy above chance before a knee is looked for in training from random weights. score: `measured`
     evaluates the kept checkpoint on `score_clips` clips per video (none of them the validation's own where val_clips
     is 1 and score_clips even); `fitted` is the paper's fitted maximum. holdout:
     fraction of the training videos that decide, where there is no validation set.
+
+    What a search leaves out (docs/planning.md): budget: such as 40h, 200e or 3e6f; null is none. pick: `ties` takes the
+    cheapest of the ways into a state that are equal within noise, `highest` is the published rule. width: arrivals kept
+    per state, null for all that no cheaper one equals. ceiling: end an edge that cannot reach its best sibling.
+    skip_dominated: leave out edges from a state where another one is no dearer and better. first_path: trained before
+    anything else: a list of states, or the name or file of a plan.
     """
 
-    knee: Literal["tolerance", "paper"] = "tolerance"
+    knee: Literal["tolerance", "exponential", "power", "paper"] = "tolerance"
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.005
     attempt_epochs: Positive = 5
     replay_attempt_epochs: Positive = 3
@@ -174,6 +191,12 @@ class PlanConfig(_Section):
     score: Literal["measured", "fitted"] = "measured"
     score_clips: Positive = 4
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    budget: Annotated[str, AfterValidator(_checked_budget)] | None = None
+    pick: Literal["ties", "highest"] = "ties"
+    width: Positive | None = 1
+    ceiling: bool = False
+    skip_dominated: bool = False
+    first_path: str | list[str] | None = None
 
 
 class TestConfig(_Section):
@@ -260,9 +283,10 @@ def parse_override(word: str) -> dict[str, Any]:
 
 
 def differences(saved: RunConfig, asked: RunConfig) -> list[str]:
-    """Keys that differ, as 'key: saved -> asked'; an `auto` that was resolved does not."""
+    """Keys that differ, as 'key: saved -> asked'; an `auto` that was resolved does not, nor does the budget."""
     old, new = _flatten(saved.model_dump(mode="json")), _flatten(asked.model_dump(mode="json"))
-    return [f"{key}: {old[key]} -> {new[key]}" for key in old if old[key] != new[key] and new[key] != "auto"]
+    changed = [key for key in old if old[key] != new[key] and new[key] != "auto" and key not in _MAY_CHANGE]
+    return [f"{key}: {old[key]} -> {new[key]}" for key in changed]
 
 
 def replay_settings(config: RunConfig) -> dict[str, Any]:
@@ -273,6 +297,8 @@ def replay_settings(config: RunConfig) -> dict[str, Any]:
     for key in ("precision", "threads"):
         del settings["train"][key]
     del settings["network"]["pretrained"]
+    for key in ("budget", "first_path"):
+        del settings["plan"][key]
     return settings
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastplan.budget import Budget
 from fastplan.config import RunConfig, build_config, differences, parse_override, read_settings
 from fastplan.configs import default_file, find
 from fastplan.errors import UserError
 from fastplan.planner.graph_files import load_graph
-from fastplan.planner.plans import Plan
+from fastplan.planner.plans import Plan, load_plans
+from fastplan.planner.priors import path_of_plan
 from fastplan.planner.states import State, StateGraph
 from fastplan.rundir import RunDir
 
@@ -27,6 +29,7 @@ class Request:
     val: str | None = None
     device: str | None = None
     seed: int | None = None
+    budget: str | None = None
     overrides: tuple[str, ...] = ()
 
     def flags(self) -> dict[str, Any]:
@@ -82,20 +85,27 @@ def resolve(request: Request) -> Task:
     if bool(asked.get("state_graph")) == bool(asked.get("replay")):
         raise UserError("give --state-graph NAME|FILE to search, or --plan NAME|FILE to train a plan again")
     graph = plan = None
+    budget = Budget.parse(request.budget) if request.budget else None
+    limit: dict[str, Any] = {}
     if asked.get("state_graph"):
+        limit = {"plan": {"budget": request.budget}} if request.budget else {}
         graph = load_graph(find("state_graphs", asked["state_graph"]))
         below: tuple[str, Mapping[str, Any]] = (f"state graph '{graph.name}'", graph.config)
     else:
-        plan = Plan.load(find("plans", asked["replay"]))
+        plan = _choose_plan(find("plans", asked["replay"]), budget)
         below = (f"plan '{asked['replay']}'", plan.config)
     layers: Sequence[tuple[str, Mapping[str, Any]]] = [
         ("default.yaml", read_settings(default_file())),
         below,
         (str(request.config), own),
-        ("command line", {**request.flags(), **asked}),
+        ("command line", {**request.flags(), **asked, **limit}),
         *words,
     ]
-    return Task(build_config(layers), graph, plan)
+    config = build_config(layers)
+    if graph is not None and isinstance(config.plan.first_path, str):
+        first = list(path_of_plan(graph, Plan.load(find("plans", config.plan.first_path))))
+        config = config.model_copy(update={"plan": config.plan.model_copy(update={"first_path": first})})
+    return Task(config, graph, plan)
 
 
 def open_run(request: Request, folder: Path | None, *, resume: bool) -> tuple[RunDir, Task, bool]:
@@ -110,9 +120,13 @@ def open_run(request: Request, folder: Path | None, *, resume: bool) -> tuple[Ru
         if not resume:
             raise UserError(f"{folder} holds a run: go on with it by --resume, or give another --run")
         rundir = RunDir(folder)
+        rundir.claim()
         saved = rundir.load_config()
         if request.says_something:
             _check_same(rundir, saved, resolve(request))
+        if request.budget is not None:
+            saved = _with_budget(saved, request.budget)
+            rundir.save_config(saved)
         if saved.state_graph is not None:
             return rundir, Task(saved, rundir.load_graph(), None), True
         return rundir, Task(saved, None, rundir.load_replayed()), True
@@ -130,6 +144,36 @@ def save_run(rundir: RunDir, task: Task, resolved: RunConfig) -> None:
     if task.plan is not None:
         rundir.save_replayed(task.plan)
     rundir.save_config(resolved)
+
+
+def _choose_plan(path: Path, budget: Budget | None) -> Plan:
+    """The best plan of a file that the budget allows; a frontier holds several, the dearest is the best."""
+    plans = load_plans(path)
+    if budget is None:
+        return plans[-1]
+    costs = [_cost(plan, budget) for plan in plans]
+    if None in costs:
+        raise UserError(f"{path.name} does not say how many {budget.unit} it takes; give the budget in epochs (200e)")
+    affordable = [plan for plan, cost in zip(plans, costs, strict=True) if cost is not None and cost <= budget.amount]
+    if not affordable:
+        least = Budget(min(cost for cost in costs if cost is not None), budget.unit)
+        raise UserError(f"no plan of {path.name} is within {budget}: the cheapest takes {least}")
+    return affordable[-1]
+
+
+def _cost(plan: Plan, budget: Budget) -> float | None:
+    if budget.unit == "epochs":
+        return float(sum(leg.epochs for leg in plan.legs))
+    if budget.unit == "hours":
+        return None if plan.seconds is None else plan.seconds / 3600
+    return plan.cost
+
+
+def _with_budget(config: RunConfig, text: str) -> RunConfig:
+    Budget.parse(text)
+    if config.state_graph is None:
+        raise UserError("--budget limits a search; this run trains a plan, whose legs are chosen already")
+    return config.model_copy(update={"plan": config.plan.model_copy(update={"budget": text})})
 
 
 def _check_same(rundir: RunDir, saved: RunConfig, asked: Task) -> None:

@@ -9,10 +9,10 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -26,19 +26,26 @@ from fastplan.planner.states import StateGraph
 
 
 class RunDir:
-    """One run's folder; creating the object creates the folder. A folder serves one process at a time."""
+    """One run's folder, made by `claim`: a mistake found before leaves nothing behind."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: TextIO | None = None
+
+    def claim(self) -> None:
+        """Make the folder and keep other processes out. Raises `UserError` where that fails; again changes nothing."""
+        if self._lock is not None:
+            return
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / ".lock").open("w")
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
         except OSError as error:
-            raise UserError(f"cannot use the run folder {path}: {error.strerror}") from None
+            raise UserError(f"cannot use the run folder {self.path}: {error.strerror}; give another --run") from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"another process is working in {path}; wait for it or give another --run") from None
+            raise UserError(f"another process is working in {self.path}; wait for it or give another --run") from None
+        self._lock = lock
 
     @staticmethod
     def has_run(path: Path) -> bool:
@@ -47,7 +54,8 @@ class RunDir:
 
     def close(self) -> None:
         """Let other processes use the folder."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     @property
     def network_file(self) -> Path:
@@ -73,27 +81,10 @@ class RunDir:
         """The journal of this run."""
         return Journal(self.path / "journal.sqlite")
 
-    def checkpoint_file(self, source: str, target: str, epoch: int) -> Path:
-        """Weights after an epoch of an edge."""
-        return self.path / "checkpoints" / f"{source}--{target}" / f"epoch_{epoch:04d}.pt"
-
-    def optimizer_file(self, source: str, target: str, epoch: int) -> Path:
-        """What else the next epoch needs."""
-        return self.checkpoint_file(source, target, epoch).with_suffix(".optimizer.pt")
-
-    def name_of(self, file: Path) -> str:
-        """The name under which the journal knows a file of this folder."""
-        return str(file.relative_to(self.path))
-
-    def delete_checkpoints(self, *, keep: set[str], keep_edges: Iterable[tuple[str, str]] = ()) -> None:
-        """Delete every checkpoint whose name is not in `keep`, but for those of the edges `keep_edges`."""
-        folders = {self.checkpoint_file(source, target, 0).parent for source, target in keep_edges}
-        for file in sorted((self.path / "checkpoints").glob("*/*")):
-            if self.name_of(file) not in keep and file.parent not in folders:
-                file.unlink()
-        for folder in (self.path / "checkpoints").glob("*"):
-            if not any(folder.iterdir()):
-                folder.rmdir()
+    @property
+    def checkpoints_root(self) -> Path:
+        """Where `fastplan.train.store` keeps checkpoints."""
+        return self.path / "checkpoints"
 
     def save_config(self, config: RunConfig) -> None:
         """Save the resolved configuration; from then on the folder belongs to it."""

@@ -1,162 +1,175 @@
-"""Joins planner, trainer and run folder: makes the `measure` that `search` calls, and replays plans.
+"""Joins planner, workers and run folder: searches a graph, or replays a plan.
 
-Every finished epoch is in the journal before the next one begins, its checkpoint on the disk before that; a run that
-was killed goes on from there. Nothing here asks what device it runs on.
+Every finished epoch is in the journal before the next one of its edge begins, its checkpoint on the disk before that;
+a run that was killed goes on from there. Nothing here asks what device it runs on, or how many.
 """
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from fastplan.config import RunConfig, replay_settings
-from fastplan.data.batch import ClipLoader, choose_decoder, default_threads
-from fastplan.data.lost import LostClip, LostClips
+from fastplan.data.batch import choose_decoder, default_threads
 from fastplan.data.splits import open_splits
+from fastplan.driving import Job, drive
 from fastplan.errors import UserError
-from fastplan.models.interface import VideoNetwork
-from fastplan.models.networks import build_network, network_spec
-from fastplan.models.pretrained import Pretrained, load_pretrained
-from fastplan.ops import set_kernels
-from fastplan.planner.arrivals import Outcome, Reached
-from fastplan.planner.curve import KneeFit, Stop, choose_epoch, fit_knee, should_stop
-from fastplan.planner.journal import EpochRecord
+from fastplan.exploring import Explorer
+from fastplan.models.networks import network_spec
+from fastplan.ops import choose_kernels
+from fastplan.planner.arrivals import Outcome, pick
+from fastplan.planner.frontier import pick_highest
 from fastplan.planner.plans import Leg, Plan
-from fastplan.planner.search import search
 from fastplan.planner.states import START, State, StateGraph, check_clip_lengths
-from fastplan.planner.stepwise import SearchResult
+from fastplan.planner.stepwise import Exploration, SearchResult, SearchRules, Stepwise
 from fastplan.rundir import RunDir
 from fastplan.train import checkpoint
+from fastplan.train.edge import EdgeTraining, Equipment, fingerprint, initial_network
 from fastplan.train.precision import choose_device, choose_precision
-from fastplan.train.trainer import Trainer, cosine_with_warmup
+from fastplan.train.store import Store
 from fastplan.watcher import Watcher
-
-
-@dataclass(frozen=True)
-class _EdgeRules:
-    """When an edge ends: `epochs` exactly, or `attempt_epochs` past its knee and at most `max_epochs`."""
-
-    attempt_epochs: int
-    max_epochs: int
-    exact: bool = False
+from fastplan.workers.choice import WorkerChoice, open_workers
 
 
 class Runner:
-    """One run: its data, network and journal, opened once. Use as a context manager."""
+    """One run: its data, workers and journal, opened once. Use as a context manager.
 
-    def __init__(self, rundir: RunDir, config: RunConfig, *, states: list[State], target: State, watcher: Watcher):
-        threads = config.data.threads or default_threads()
-        if config.train.threads:
-            torch.set_num_threads(config.train.threads)
+    The run folder is made when the data was read and everything fits.
+    """
+
+    def __init__(
+        self,
+        rundir: RunDir,
+        config: RunConfig,
+        *,
+        states: list[State],
+        target: State,
+        watcher: Watcher,
+        workers: WorkerChoice | None = None,
+    ) -> None:
         self.rundir = rundir
         self.watcher = watcher
         self.device, self.device_why = choose_device(config.device)
+        self.choice = (workers or WorkerChoice()).checked(self.device)
+        threads = config.data.threads or default_threads()
         self.splits = open_splits(
             config.data, holdout=config.plan.holdout, seed=config.seed, threads=threads, progress=watcher.progress
         )
-        self._check_lengths([*states, target], config)
-        torch.manual_seed(config.seed)
-        network = build_network(config.network.name, len(self.splits.train.classes), dropout=config.network.dropout)
-        self.pretrained = self._load_pretrained(network, config)
-        network.to(self.device)
-        self.kernels = set_kernels(network, config.kernels)
+        self._check_states([*states, target], config)
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        network = initial_network(config, len(self.splits.train.classes))
+        self.kernels = choose_kernels(config.kernels, self.device)
         self.parameters = sum(p.numel() for p in network.parameters())
-        self._initial = {name: value.clone() for name, value in network.state_dict().items()}
         self.precision = choose_precision(config.train.precision, network, target.clip, target.batch_size, self.device)
+        del network
+        resolved = {"precision": self.precision.name}
         self.config = config.model_copy(
-            update={
-                "device": self.device.type,
-                "train": config.train.model_copy(update={"precision": self.precision.name}),
-            }
+            update={"device": self.device.type, "train": config.train.model_copy(update=resolved)}
         )
         self.decoder, self.decoder_why = choose_decoder(self.splits.train, self.device)
-        largest = max(state.batch_size for state in [*states, target])
-        self.lost = LostClips(config.data.max_bad_fraction, before=rundir.load_lost(), on_lost=self._note_lost)
-        for split in (self.splits.train, self.splits.val):
-            self.lost.check(split)
-        self.loader = ClipLoader(
-            self.splits.train,
-            self.config.data.augment,
-            max_batch=largest,
-            threads=threads,
-            decoder=self.decoder,
-            device=self.device,
-            keep_bytes=self.config.data.keep_mb << 20,
-            timeout_s=self.config.data.decode_timeout_s,
-            lost=self.lost,
-        )
-        self._target = target
-        self._trainer = Trainer(
-            network,
-            self.config,
-            train_loader=self.loader,
-            val_loader=self.loader.beside(self.splits.val),
-            target=target,
-            precision=self.precision,
-            on_step=watcher.step,
-        )
+        rundir.claim()
         self.journal = rundir.open_journal()
-        self._scalars = SummaryWriter(str(rundir.tensorboard_dir))
+        self._store = Store(str(rundir.checkpoints_root))
+        self._explorer = Explorer(
+            rundir,
+            self.journal,
+            self._store,
+            self.config,
+            watcher,
+            chance=1 / len(self.splits.train.classes),
+            videos=len(self.splits.val),
+            clips=config.data.clips_per_epoch or len(self.splits.train),
+        )
+        largest = max(state.batch_size for state in [*states, target])
+        self._equipment = Equipment(self.config, fingerprint(self.splits), target, largest, self.decoder, self._store)
+        self._kept: str | None = None
+        self.outcomes: dict[str, Outcome] = {}
 
     def __enter__(self) -> "Runner":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._scalars.close()
+        self._explorer.close()
         self.journal.close()
-        self.loader.close()
 
     def search(self, graph: StateGraph) -> SearchResult:
-        """Search the graph, or finish a search that was begun, and keep the sink's network."""
-        rules = _EdgeRules(self.config.plan.attempt_epochs, self.config.plan.max_epochs)
+        """Search the graph, or finish a search that was begun.
 
-        def measure(source: str, state: State, before: Reached | None) -> Outcome:
-            done = self.journal.outcome(source, state.name)
-            if done is None:
-                parent = before.outcome.checkpoint if before else None
-                done = self._explore(source, state, parent, rules)
-            return done
+        Whenever it ends, the best plan so far, its network and the frontier of plans are in the run folder.
+        """
+        stepwise, begun = Stepwise(graph, search_rules(self.config)), set[str]()
 
-        def settled(reached: Mapping[str, Reached], unsettled: set[str]) -> None:
-            open_edges = [edge for edge in self.journal.edges() if edge[1] in unsettled]
-            ended = [self.journal.outcome(*edge) for edge in open_edges]
-            needed = [outcome.checkpoint for outcome in ended if outcome is not None]
-            needed += [
-                cell.outcome.checkpoint
-                for name, cell in reached.items()
-                if name == graph.sink or unsettled & set(graph.successors(name))
-            ]
-            running = [edge for edge, outcome in zip(open_edges, ended, strict=True) if outcome is None]
-            self.rundir.delete_checkpoints(keep={name for name in needed if name}, keep_edges=running)
+        def tell(exploration: Exploration, outcome: Outcome | None) -> None:
+            if outcome is None:
+                return
+            self.outcomes[exploration.key] = outcome
+            settled = stepwise.tell(exploration, outcome)
+            self._save_best(stepwise.result(), graph)
+            if settled:
+                self._delete_unneeded(graph, stepwise)
 
-        result = search(graph, measure, on_settled=settled)
-        if result.plan is not None:
-            plan = self._with_provenance(result.plan, graph=graph.name)
-            result = replace(result, plan=plan)
-            self._keep_network(result.reached[graph.sink].outcome.checkpoint)
-            self.rundir.save_plan(plan)
-        return result
+        def tell_again(exploration: Exploration, outcome: Outcome) -> None:
+            self.outcomes[exploration.key] = outcome
+            stepwise.tell(exploration, outcome)
+
+        def next_job() -> Job | None:
+            for exploration in stepwise.ask():
+                edge = _training_of(exploration)
+                if edge.key in begun:
+                    continue
+                if (outcome := self.journal.outcome(edge.key)) is not None:
+                    begun.add(edge.key)
+                    tell_again(exploration, outcome)
+                    return next_job()
+                if self._explorer.may_begin(edge):
+                    begun.add(edge.key)
+                    return Job(
+                        edge.key,
+                        partial(self._explorer.explore, edge, rival=partial(stepwise.best_rival, exploration)),
+                        partial(tell, exploration),
+                    )
+            return None
+
+        self._drive(next_job)
+        order = graph.edges_in_order()
+        in_order = sorted(self.outcomes.items(), key=lambda item: (order.index((item[1].source, item[1].target)), item))
+        self.outcomes = dict(in_order)
+        result = stepwise.result()
+        self._save_best(result, graph)
+        self._delete_unneeded(graph, stepwise)
+        return replace(result, plan=self._described(result, graph)) if result.plan is not None else result
 
     def replay(self, plan: Plan) -> Plan:
         """Train the legs of a plan one after another; returns the plan as it was trained."""
-        parent: str | None = None
-        source, path = START, []
-        for number, leg in enumerate(plan.legs, 1):
-            state = State(f"leg{number}-{leg.state.name}", *_settings(leg.state))
-            outcome = self.journal.outcome(source, state.name)
-            if outcome is None:
-                outcome = self._train_leg(source, state, leg, parent)
-                self.rundir.delete_checkpoints(keep={outcome.checkpoint} if outcome.checkpoint else set())
+        path: list[Outcome] = []
+        begun: set[str] = set()
+
+        def next_job() -> Job | None:
+            if len(begun) > len(path) or len(path) == len(plan.legs):
+                return None  # the leg before is under way, or it was the last
+            edge, leg = _training_of_leg(plan, path)
+            if (outcome := self.journal.outcome(edge.key)) is None:
+                begun.add(edge.key)
+                return Job(edge.key, partial(self._explorer.train_leg, edge, leg), end)
+            begun.add(edge.key)
+            end(outcome)
+            return next_job()
+
+        def end(outcome: Outcome | None) -> None:
+            assert outcome is not None
             if outcome.status == "diverged":
-                raise UserError(f"leg {number} ({leg.state.name}) diverged: {outcome.note}; lower its lr")
-            parent, source = outcome.checkpoint, state.name
+                leg = plan.legs[len(path)]
+                raise UserError(f"leg {len(path) + 1} ({leg.state.name}) diverged: {outcome.note}; lower its lr")
             path.append(outcome)
-        self._keep_network(parent)
+            self.outcomes[">".join((START, *(o.target for o in path)))] = outcome
+            self._store.delete_all_but({outcome.checkpoint} if outcome.checkpoint else set(), edges=self._under_way())
+
+        self._drive(next_job)
         final = path[-1]
+        self._keep_network(final.checkpoint)
         legs = tuple(
             Leg(leg.state, outcome.epochs, outcome.status, leg.schedule, leg.warmup)
             for leg, outcome in zip(plan.legs, path, strict=True)
@@ -167,185 +180,62 @@ class Runner:
         self.rundir.save_plan(trained)
         return trained
 
-    def _explore(self, source: str, state: State, parent: str | None, rules: _EdgeRules) -> Outcome:
-        """Train one edge to its end and keep the checkpoint near its knee."""
-        plan = self.config.plan
-        stop, fit = self._train_edge(source, state, parent, rules)
-        records = self.journal.epochs(source, state.name)
-        accuracies = [record.accuracy for record in records]
-        if stop is Stop.DIVERGED:
-            outcome = self._outcome(source, state, records, 0, stop, math.nan, math.nan, None, fit.explanation)
-        else:
-            epoch = choose_epoch(accuracies, fit, rule=plan.knee, from_scratch=parent is None)
-            kept = self.rundir.name_of(self.rundir.checkpoint_file(source, state.name, epoch)) if epoch else parent
-            self._load(kept)
-            score = self._trainer.validate(views=plan.score_clips)
-            accuracy = score.video_top1 if plan.score == "measured" or fit.knee is None else fit.accuracy
-            outcome = self._outcome(source, state, records, epoch, stop, accuracy, score.stderr, kept, fit.explanation)
-        self._finish_edge(outcome)
-        return outcome
-
-    def _train_leg(self, source: str, state: State, leg: Leg, parent: str | None) -> Outcome:
-        """Train one leg of a plan; its last weights are kept, nothing is rolled back."""
-        exact = self.config.exact or leg.schedule != "constant"
-        rules = _EdgeRules(self.config.plan.replay_attempt_epochs, leg.epochs if exact else 2 * leg.epochs, exact)
-        stop, fit = self._train_edge(source, state, parent, rules, leg)
-        records = self.journal.epochs(source, state.name)
-        if stop is Stop.DIVERGED:
-            outcome = self._outcome(source, state, records, 0, stop, math.nan, math.nan, None, fit.explanation)
-        else:
-            epoch = records[-1].epoch
-            kept = self.rundir.name_of(self.rundir.checkpoint_file(source, state.name, epoch))
-            self._load(kept)
-            score = self._trainer.validate(views=self.config.plan.score_clips)
-            note = f"{leg.epochs} epochs as planned" if exact else f"planned {leg.epochs} epochs"
-            outcome = self._outcome(source, state, records, epoch, stop, score.video_top1, score.stderr, kept, note)
-        self._finish_edge(outcome)
-        return outcome
-
-    def _train_edge(
-        self, source: str, state: State, parent: str | None, rules: _EdgeRules, leg: Leg | None = None
-    ) -> tuple[Stop, KneeFit]:
-        """Train epochs, from the last one in the journal on, until the rules end the edge."""
-        plan, stream = self.config.plan, f"{source}->{state.name}"
-        records = self.journal.epochs(source, state.name)
-        self.watcher.begin_edge(source, state, max(len(records) - 1, 0), rules.max_epochs)
-        self._resume_edge(source, state, parent, records)
-        if not records:
-            score = self._trainer.validate(views=plan.val_clips)
-            records = [EpochRecord(0, score.video_top1, math.nan, 0, 0.0, 0.0)]
-            self.journal.record_epoch(source, state.name, records[0])
-        while True:
-            accuracies = [record.accuracy for record in records]
-            fit = fit_knee(
-                accuracies,
-                rule=plan.knee,
-                tolerance=plan.tolerance,
-                chance=1 / len(self.splits.train.classes) if parent is None and self.pretrained is None else None,
-                scratch_margin=plan.scratch_margin,
-            )
-            epoch = records[-1].epoch
-            self.journal.record_fit(source, state.name, epoch, fit)
-            if rules.exact and fit.status != "nonfinite":
-                stop = Stop.PLANNED if epoch >= rules.max_epochs else Stop.TRAIN
-            else:
-                stop = should_stop(accuracies, fit, attempt_epochs=rules.attempt_epochs, max_epochs=rules.max_epochs)
-            self.watcher.epoch(records[-1], fit, stop)
-            if stop is not Stop.TRAIN:
-                return stop, fit
-            schedule = None
-            if leg is not None and leg.schedule == "cosine":
-                schedule = cosine_with_warmup(epoch + 1, leg.epochs, leg.warmup)
-            records.append(self._train_epoch(source, state, stream, epoch + 1, schedule))
-
-    def _train_epoch(
-        self, source: str, state: State, stream: str, epoch: int, schedule: Callable[[float], float] | None
-    ) -> EpochRecord:
-        stats = self._trainer.train_epoch(stream, epoch, lr_scale=schedule)
-        accuracy = (
-            self._trainer.validate(views=self.config.plan.val_clips).video_top1
-            if math.isfinite(stats.loss)
-            else math.nan
-        )
-        weights, optimizer = (
-            self.rundir.checkpoint_file(source, state.name, epoch),
-            self.rundir.optimizer_file(source, state.name, epoch),
-        )
-        checkpoint.save(weights, self._trainer.weights())
-        checkpoint.save(optimizer, self._trainer.optimizer_state())
-        record = EpochRecord(epoch, accuracy, stats.loss, stats.clip_frames, stats.seconds, stats.data_seconds)
-        self.journal.record_epoch(source, state.name, record)
-        self.rundir.optimizer_file(source, state.name, epoch - 1).unlink(missing_ok=True)
-        self._scalars.add_scalar(f"{stream}/val_top1", accuracy, epoch)
-        self._scalars.add_scalar(f"{stream}/train_loss", stats.loss, epoch)
-        self._scalars.add_scalar(f"{stream}/clips_per_s", stats.clips / stats.seconds, epoch)
-        self.rundir.log(
-            "epoch",
-            edge=stream,
-            epoch=epoch,
-            lr=state.lr,
-            loss=_finite(stats.loss),
-            top1=_finite(accuracy),
-            grad_norm=_finite(stats.grad_norm),
-            clips=stats.clips,
-            clips_per_s=round(stats.clips / stats.seconds, 2),
-            data_s=round(stats.data_seconds, 3),
-            seconds=round(stats.seconds, 3),
-        )
-        return record
-
-    def _resume_edge(self, source: str, state: State, parent: str | None, records: list[EpochRecord]) -> None:
-        """Put the trainer where the last record left it: a fresh edge, or the weights and optimizer of an epoch."""
-        epoch = records[-1].epoch if records else 0
-        if epoch == 0:
-            self._load(parent, state)
+    def _drive(self, next_job: Callable[[], Job | None]) -> None:
+        """Open the workers where there is anything to do for them."""
+        first = next_job()
+        if first is None:
             return
-        device = self.device
-        self._trainer.enter(state, checkpoint.load(self.rundir.checkpoint_file(source, state.name, epoch), device))
-        self._trainer.load_optimizer_state(
-            checkpoint.load(self.rundir.optimizer_file(source, state.name, epoch), device)
+        waiting = [first]
+        threads = self.config.data.threads or default_threads()
+        workers = open_workers(
+            self.choice, self._equipment, self.splits, self.device, threads=threads, watcher=self.watcher
         )
+        try:
+            drive(workers, lambda: waiting.pop() if waiting else next_job(), self.watcher)
+        finally:
+            workers.close()
 
-    def _load(self, name: str | None, state: State | None = None) -> None:
-        """Enter a state with a checkpoint of this run, or with the initial weights."""
-        if name is None:
-            weights = {"network": self._initial, "average": self._initial, "updates": 0}
-        else:
-            weights = checkpoint.load(self.rundir.path / name, self.device)
-        if state is None:
-            self._trainer.load_weights(weights)
-        else:
-            self._trainer.enter(state, weights)
+    def _save_best(self, result: SearchResult, graph: StateGraph) -> None:
+        """Save the best plan so far and its network, and the frontier."""
+        if result.plan is None or result.path is None:
+            return
+        self.rundir.save_plan(self._described(result, graph))
+        self._keep_network(result.path.outcome.checkpoint)
 
-    def _outcome(
-        self,
-        source: str,
-        state: State,
-        records: list[EpochRecord],
-        epoch: int,
-        stop: Stop,
-        accuracy: float,
-        stderr: float,
-        kept: str | None,
-        note: str,
-    ) -> Outcome:
-        paid = records[1 : epoch + 1]
-        return Outcome(
-            source=source,
-            target=state.name,
-            status=stop.value,  # type: ignore[arg-type]
-            epochs=epoch,
-            trained=records[-1].epoch,
-            accuracy=accuracy,
-            stderr=stderr,
-            cost=sum(record.clip_frames for record in paid),
-            seconds=sum(record.seconds for record in paid),
-            checkpoint=kept,
-            note=note,
-            spent=sum(record.clip_frames for record in records),
-        )
+    def _delete_unneeded(self, graph: StateGraph, stepwise: Stepwise) -> None:
+        """Delete checkpoints that nothing can start from any more and that are not the best plan's."""
+        result, unsettled = stepwise.result(), stepwise.unsettled
+        needed = {exploration.arrival for exploration in stepwise.ask() if exploration.arrival}
+        needed |= {a for name, front in result.fronts.items() if unsettled & set(graph.successors(name)) for a in front}
+        if result.path is not None:
+            needed.add(result.path)
+        names = {arrival.outcome.checkpoint for arrival in needed}
+        told = [self.journal.outcome(key) for key in self.journal.edges()]
+        names |= {outcome.checkpoint for outcome in told if outcome is not None and outcome.target in unsettled}
+        self._store.delete_all_but({name for name in names if name}, edges=self._under_way())
 
-    def _finish_edge(self, outcome: Outcome) -> None:
-        self.journal.record_edge(outcome)
-        self.rundir.optimizer_file(outcome.source, outcome.target, outcome.trained).unlink(missing_ok=True)
-        for epoch in range(1, outcome.trained + 1):
-            file = self.rundir.checkpoint_file(outcome.source, outcome.target, epoch)
-            if self.rundir.name_of(file) != outcome.checkpoint:
-                file.unlink(missing_ok=True)
-        self.rundir.log("edge", edge=f"{outcome.source}->{outcome.target}", status=outcome.status,
-                        epochs=outcome.epochs, trained=outcome.trained, top1=_finite(outcome.accuracy))  # fmt: skip
-        self.watcher.end_edge(outcome)
+    def _under_way(self) -> list[str]:
+        return [key for key in self.journal.edges() if self.journal.outcome(key) is None]
 
     def _keep_network(self, name: str | None) -> None:
-        self._load(name)
+        """Save the network of a checkpoint where others find it: the averaged weights alone."""
+        if name is not None and name == self._kept:
+            return
+        if name is None:
+            weights = initial_network(self.config, len(self.splits.train.classes)).state_dict()
+        else:
+            content = self._store.load(name, torch.device("cpu"))
+            weights = content["average" if self.config.train.average_epochs else "network"]
+        classes = list(self.splits.train.classes)
         checkpoint.save(
-            self.rundir.network_file,
-            {
-                "name": self.config.network.name,
-                "classes": list(self.splits.train.classes),
-                "weights": self._trainer.weights()["average" if self.config.train.average_epochs else "network"],
-            },
+            self.rundir.network_file, {"name": self.config.network.name, "classes": classes, "weights": weights}
         )
+        self._kept = name
+
+    def _described(self, result: SearchResult, graph: StateGraph) -> Plan:
+        assert result.plan is not None
+        facts = {} if result.complete else {"unfinished": result.note}
+        return self._with_provenance(result.plan, graph=graph.name, **facts)
 
     def _with_provenance(self, plan: Plan, **facts: Any) -> Plan:
         provenance = {
@@ -354,25 +244,10 @@ class Runner:
             "data": self.splits.origin,
             "data_fingerprint": self.splits.train.fingerprint(),
             "seed": self.config.seed,
-            "init": self.pretrained.origin if self.pretrained else "random weights",
         }
         return replace(plan, config=replay_settings(self.config), provenance=provenance)
 
-    def _load_pretrained(self, network: VideoNetwork, config: RunConfig) -> Pretrained | None:
-        """Start from `network.pretrained`; a run that goes on must find the file that it began with."""
-        if config.network.pretrained is None:
-            return None
-        file, classes = Path(config.network.pretrained), self.splits.train.classes
-        loaded = load_pretrained(network, file, name=config.network.name, classes=classes)
-        if self.rundir.pretrained_sha256() not in (None, loaded.sha256):
-            raise UserError(f"{file} is not the file that this run began with; put that one back to go on")
-        return loaded
-
-    def _note_lost(self, clip: LostClip) -> None:
-        self.rundir.append_lost(clip)
-        self.watcher.lost(clip)
-
-    def _check_lengths(self, states: list[State], config: RunConfig) -> None:
+    def _check_states(self, states: list[State], config: RunConfig) -> None:
         """Fail before training, not in the middle of it, where clips and data or network do not fit."""
         name = config.network.name
         spec = network_spec(name)
@@ -389,9 +264,28 @@ class Runner:
                 )
 
 
-def _settings(state: State) -> tuple[Any, ...]:
-    return state.clip, state.lr, state.batch_size, state.accumulate, state.freeze_bn
+def search_rules(config: RunConfig) -> SearchRules:
+    """The rules of the planner that a configuration asks for; the budget is kept by whoever trains."""
+    plan = config.plan
+    assert not isinstance(plan.first_path, str), "the launcher has made states of a plan's name"
+    return SearchRules(
+        width=plan.width,
+        choose=pick_highest if plan.pick == "highest" else pick,
+        skip_dominated=plan.skip_dominated,
+        first_path=tuple(plan.first_path or ()),
+    )
 
 
-def _finite(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None
+def _training_of(exploration: Exploration) -> EdgeTraining:
+    parent = exploration.arrival.outcome.checkpoint if exploration.arrival else None
+    return EdgeTraining(exploration.key, exploration.source, exploration.state, parent)
+
+
+def _training_of_leg(plan: Plan, path: list[Outcome]) -> tuple[EdgeTraining, Leg]:
+    """The leg after those of `path`; their states are numbered, a plan may hold one twice."""
+    leg = plan.legs[len(path)]
+    state = replace(leg.state, name=f"leg{len(path) + 1}-{leg.state.name}")
+    before = [outcome.target for outcome in path]
+    cosine = (leg.epochs, leg.warmup) if leg.schedule == "cosine" else None
+    key = ">".join((START, *before, state.name))
+    return EdgeTraining(key, before[-1] if before else START, state, path[-1].checkpoint if path else None, cosine), leg

@@ -19,14 +19,17 @@ class Watcher(Protocol):
     def lost(self, clip: LostClip) -> None:
         """A clip cannot be read; called from another thread."""
 
-    def begin_edge(self, source: str, state: State, done: int, most: int) -> None:
-        """An edge is explored, `done` epochs of at most `most` are finished already."""
+    def begin_edge(self, key: str, source: str, state: State, done: int, most: int) -> None:
+        """The edge `key` is explored, `done` epochs of at most `most` are finished already; several may be at once."""
 
-    def step(self, step: int, steps: int) -> None:
-        """An optimizer step of the current epoch is done."""
+    def step(self, key: str, step: int, steps: int) -> None:
+        """An optimizer step of the edge's current epoch is done."""
 
-    def epoch(self, record: EpochRecord, fit: KneeFit, stop: Stop) -> None:
-        """An epoch is finished."""
+    def epoch(self, key: str, record: EpochRecord, fit: KneeFit, stop: Stop) -> None:
+        """An epoch of the edge is finished."""
 
-    def end_edge(self, outcome: Outcome) -> None:
-        """An edge is finished."""
+    def end_edge(self, key: str, outcome: Outcome) -> None:
+        """The edge is finished."""
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""

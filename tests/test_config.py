@@ -41,7 +41,10 @@ def test_wrong_words(word):
     [
         ({"dat": {}}, "file: unknown key 'dat', did you mean 'data'"),
         ({"data": {"augment": {"flop": 0}}}, "file: unknown key 'data.augment.flop', did you mean 'flip'"),
-        ({"plan": {"knee": "elbow"}}, "plan.knee is 'elbow': Input should be 'tolerance' or 'paper'"),
+        (
+            {"plan": {"knee": "elbow"}},
+            "plan.knee is 'elbow': Input should be 'tolerance', 'exponential', 'power' or 'paper'",
+        ),
         ({"data": {"augment": {"scale": [1.0, 0.5]}}}, "scale .* must be two fractions, the smaller first"),
         ({"optim": {"momentum": 1.5}}, "optim.momentum is 1.5: Input should be less than 1"),
         ({"seed": -1}, "seed is -1"),

@@ -36,12 +36,10 @@ def fresh(run: Path) -> list[str]:
 def journal_of(run: Path) -> dict:
     """Everything the journal holds, but for the time it took."""
     db = sqlite3.connect(run / "journal.sqlite")
-    edges = [json.loads(text) for (text,) in db.execute("select outcome from edges order by source, target")]
+    edges = [json.loads(text) for (text,) in db.execute("select outcome from edges order by edge")]
     return {
-        "epochs": db.execute(
-            "select source, target, epoch, accuracy, loss, clip_frames from epochs order by 1, 2, 3"
-        ).fetchall(),
-        "fits": db.execute("select source, target, epoch, fit from fits order by 1, 2, 3").fetchall(),
+        "epochs": db.execute("select edge, epoch, accuracy, loss, clip_frames from epochs order by 1, 2").fetchall(),
+        "fits": db.execute("select edge, epoch, fit from fits order by 1, 2").fetchall(),
         "edges": [{k: v for k, v in edge.items() if k not in TIMES} for edge in edges],
     }
 

@@ -14,7 +14,8 @@ class Outcome:
     """What exploring one edge gave.
 
     status: `knee` (converged), `cap` (stopped at max_epochs: its accuracy is a lower bound), `ceiling` (stopped because
-        nothing it could still gain would beat a sibling), `planned` (a replay of exactly so many epochs) or `diverged`.
+        nothing it could still gain would beat a sibling), `budget` (cut short: a lower bound too), `planned` (a replay
+        of exactly so many epochs) or `diverged`.
     epochs: of the checkpoint that is kept, 0 where the source's weights were better.
     trained: epochs trained in all.
     accuracy, stderr: of the kept checkpoint, fractions; nan where it diverged.
@@ -26,7 +27,7 @@ class Outcome:
 
     source: str
     target: str
-    status: Literal["knee", "cap", "ceiling", "planned", "diverged"]
+    status: Literal["knee", "cap", "ceiling", "budget", "planned", "diverged"]
     epochs: int
     trained: int
     accuracy: float

@@ -36,6 +36,7 @@ class Stop(str, Enum):
     KNEE = "knee"
     CAP = "cap"
     CEILING = "ceiling"
+    BUDGET = "budget"
     PLANNED = "planned"
     DIVERGED = "diverged"
 

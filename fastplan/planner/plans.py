@@ -1,6 +1,6 @@
 """Plans: states in order with their epochs, as a YAML file that can be replayed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +49,10 @@ class Plan:
 
     def to_yaml(self) -> str:
         """The plan file; `Plan.from_yaml` reads it back."""
+        return str(yaml.safe_dump({"format": PLAN_FORMAT, **self.to_dict()}, sort_keys=False, width=110))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of the plan file, without its format."""
         legs = []
         for leg in self.legs:
             row: dict[str, Any] = {"state": leg.state.name, **leg.state.to_dict(), "epochs": leg.epochs}
@@ -57,7 +61,7 @@ class Plan:
             if leg.schedule != "constant":
                 row.update(schedule=leg.schedule, warmup=leg.warmup)
             legs.append(row)
-        content: dict[str, Any] = {"format": PLAN_FORMAT, "legs": legs}
+        content: dict[str, Any] = {"legs": legs}
         for key in ("accuracy", "stderr", "cost", "seconds"):
             value = getattr(self, key)
             if value is not None:
@@ -65,19 +69,17 @@ class Plan:
         for key in ("config", "provenance"):
             if getattr(self, key):
                 content[key] = dict(getattr(self, key))
-        return str(yaml.safe_dump(content, sort_keys=False, width=110))
+        return content
 
     @classmethod
     def from_yaml(cls, text: str, *, name: str = "plan") -> "Plan":
         """Read a plan file. Raises `UserError` naming the leg and the fault."""
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
+        return cls._from_content(_read_yaml(text, name), name)
+
+    @classmethod
+    def _from_content(cls, content: Any, name: str) -> "Plan":
         if not isinstance(content, Mapping) or not isinstance(content.get("legs"), list) or not content["legs"]:
             raise UserError(f"{name} is no plan: it needs a list 'legs' of at least one state")
-        if content.get("format") != PLAN_FORMAT:
-            raise UserError(f"{name} has plan format {content.get('format')!r}; this fastplan reads {PLAN_FORMAT}")
         legs = tuple(_read_leg(row, f"{name}, leg {i + 1}") for i, row in enumerate(content["legs"]))
         measured = {key: content.get(key) for key in ("accuracy", "stderr", "cost", "seconds")}
         return cls(legs, **measured, config=content.get("config") or {}, provenance=content.get("provenance") or {})
@@ -85,11 +87,21 @@ class Plan:
     @classmethod
     def load(cls, path: Path) -> "Plan":
         """Read a plan file from disk. Raises `UserError` where it cannot be read."""
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the plan {path}: {error}") from None
-        return cls.from_yaml(text, name=path.name)
+        return cls.from_yaml(_read_text(path), name=path.name)
+
+
+def frontier_to_yaml(plans: Sequence[Plan]) -> str:
+    """The file of a plan frontier, cheapest first; `load_plans` reads it back."""
+    content = {"format": PLAN_FORMAT, "frontier": [plan.to_dict() for plan in plans]}
+    return str(yaml.safe_dump(content, sort_keys=False, width=110))
+
+
+def load_plans(path: Path) -> list[Plan]:
+    """The plans of a frontier's file, cheapest first, or the one of a plan file; errors as in `Plan.load`."""
+    content = _read_yaml(_read_text(path), path.name)
+    if not isinstance(content, Mapping) or not isinstance(content.get("frontier"), list) or not content["frontier"]:
+        return [Plan._from_content(content, path.name)]
+    return [Plan._from_content(row, f"{path.name}, plan {i}") for i, row in enumerate(content["frontier"], 1)]
 
 
 def plan_of(graph: StateGraph, final: Reached) -> Plan:
@@ -107,6 +119,23 @@ def plan_of(graph: StateGraph, final: Reached) -> Plan:
         seconds=final.seconds,
         provenance={"graph": graph.name},
     )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the plan {path}: {error}") from None
+
+
+def _read_yaml(text: str, name: str) -> Any:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
+    if isinstance(content, Mapping) and content.get("format") != PLAN_FORMAT and {"legs", "frontier"} & set(content):
+        raise UserError(f"{name} has plan format {content.get('format')!r}; this fastplan reads {PLAN_FORMAT}")
+    return content
 
 
 def _read_leg(row: Any, where: str) -> Leg:

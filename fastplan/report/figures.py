@@ -18,10 +18,9 @@ _PATH, _OTHER = "#c2410c", "#94a3b8"
 _LEGS = ("#0f766e", "#c2410c", "#4338ca", "#a16207", "#be185d")
 
 
-def draw_curve(journal: Journal, outcome: Outcome, on_path: bool) -> Figure:
+def draw_curve(journal: Journal, key: str, outcome: Outcome, on_path: bool) -> Figure:
     """The measured accuracies of an edge, the last fit, its knee and the epoch that was kept."""
-    records = journal.epochs(outcome.source, outcome.target)
-    fits = journal.fits(outcome.source, outcome.target)
+    records, fits = journal.epochs(key), journal.fits(key)
     epochs = np.array([record.epoch for record in records])
     figure = Figure(figsize=(4.6, 3.0), layout="constrained")
     axes = figure.subplots()

@@ -23,19 +23,23 @@ th:first-child, td:first-child { text-align: left } tr.path td { font-weight: 60
 def report_page(
     task: Task,
     journal: Journal,
-    outcomes: list[Outcome],
+    outcomes: Mapping[str, Outcome],
     reached: Reached | None,
     plan: Plan | None,
     tested: Evaluation | None,
     bad: Mapping[str, str],
 ) -> str:
-    """The whole page as HTML; figures are inline SVG, nothing is loaded from elsewhere. bad: unreadable files, why."""
+    """The whole page as HTML; figures are inline SVG, nothing is loaded from elsewhere.
+
+    outcomes: by the edge's key. bad: unreadable files, why.
+    """
     path = {(o.source, o.target) for o in reached.path} if reached else set()
+    found = list(outcomes.values())
     parts = ["<h1>fastplan report</h1>", f"<p>{_summary(plan, tested)}</p>"]
     if task.graph is not None:
-        parts += ["<h2>State graph</h2>", as_svg(draw_graph(task.graph, outcomes, path))]
-    parts += ["<h2>Edges</h2>", _edge_table(outcomes, path), "<h2>Curves</h2><div class='curves'>"]
-    parts += [as_svg(draw_curve(journal, outcome, (outcome.source, outcome.target) in path)) for outcome in outcomes]
+        parts += ["<h2>State graph</h2>", as_svg(draw_graph(task.graph, found, path))]
+    parts += ["<h2>Edges</h2>", _edge_table(found, path), "<h2>Curves</h2><div class='curves'>"]
+    parts += [as_svg(draw_curve(journal, key, o, (o.source, o.target) in path)) for key, o in outcomes.items()]
     parts.append("</div>")
     if plan is not None:
         parts += ["<h2>Plan</h2>", f"<pre>{html.escape(plan.to_yaml())}</pre>"]

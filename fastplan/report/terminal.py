@@ -4,10 +4,19 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from fastplan.config import TestConfig
@@ -21,6 +30,13 @@ if TYPE_CHECKING:
     from fastplan.data.lost import LostClip
     from fastplan.memory import Memory
     from fastplan.train.evaluate import Evaluation
+
+
+@dataclass
+class _Edge:
+    title: str
+    task: TaskID
+    epoch: int
 
 
 class Terminal:
@@ -39,9 +55,7 @@ class Terminal:
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self._edge = ""
-        self._epoch = 0
-        self._epoch_task = self._progress.add_task("", visible=False)
+        self._edges: dict[str, _Edge] = {}
         self._bad: set[str] = set()
 
     def __enter__(self) -> "Terminal":
@@ -72,57 +86,63 @@ class Terminal:
             then = "left out" if clip.instead is None else "another clip of the epoch takes its place"
             self.console.print(f"  [yellow]cannot read[/yellow] {clip.path}: {clip.reason}; {then}", highlight=False)
 
-    def begin_edge(self, source: str, state: State, done: int, most: int) -> None:
-        """Head line of an edge."""
-        self._edge, self._epoch = f"{source} -> {state.name}", done
+    def begin_edge(self, key: str, source: str, state: State, done: int, most: int) -> None:
+        """Head line of an edge, and its bar: epochs of at most `most`."""
+        title = f"{source} -> {state.name}"
+        task = self._progress.add_task(title, total=most, completed=done, visible=False)
+        self._edges[key] = _Edge(title, task, done)
         frozen = ", BatchNorm frozen" if state.freeze_bn else ""
         self.console.print(
-            f"\n[bold]{self._edge}[/bold]  clip {state.clip}, lr {state.lr:g}, "
+            f"\n[bold]{title}[/bold]  clip {state.clip}, lr {state.lr:g}, "
             f"batch {state.batch_size} x {state.accumulate}{frozen}, at most {most} epochs"
         )
         if done:
             self.console.print(f"  resumed after epoch {done}, nothing lost")
 
-    def step(self, step: int, steps: int) -> None:
-        """Move the epoch's bar."""
-        self._progress.update(
-            self._epoch_task,
-            description=f"{self._edge}  epoch {self._epoch + 1}",
-            completed=step,
-            total=steps,
-            visible=step < steps,
-        )
-        if step == steps:
-            self._progress.reset(self._epoch_task, visible=False)
+    def step(self, key: str, step: int, steps: int) -> None:
+        """Move the edge's bar."""
+        edge = self._edges[key]
+        words = f"{edge.title}  epoch {edge.epoch + 1}, step {step}/{steps}"
+        self._progress.update(edge.task, description=words, completed=edge.epoch + step / steps, visible=True)
 
-    def epoch(self, record: EpochRecord, fit: KneeFit, stop: Stop) -> None:
-        """One line about a finished epoch."""
-        self._epoch = record.epoch
+    def epoch(self, key: str, record: EpochRecord, fit: KneeFit, stop: Stop) -> None:
+        """One line about a finished epoch; it names the edge where several are trained at once."""
+        edge = self._edges[key]
+        edge.epoch = record.epoch
+        self._progress.update(edge.task, description=f"{edge.title}  epoch {record.epoch}", completed=record.epoch)
         words = {
             Stop.TRAIN: f"knee at {fit.knee}" if fit.knee is not None else fit.explanation,
             Stop.KNEE: f"stop: knee at {fit.knee}",
             Stop.CAP: "stop: most epochs reached",
+            Stop.CEILING: "stop: cannot reach the best way into this state",
+            Stop.BUDGET: "stop: the budget is spent",
             Stop.PLANNED: "stop: as planned",
             Stop.DIVERGED: f"stop: {fit.explanation}",
         }
         loss = f"loss {record.loss:6.3f}" if math.isfinite(record.loss) else "before training"
         waiting = f", {record.data_seconds / record.seconds:.0%} waiting for clips" if record.seconds > 0 else ""
         self.console.print(
-            f"  epoch {record.epoch:3d}  {loss:>15}  top1 {percent(record.accuracy)}  "
+            f"  epoch {record.epoch:3d}  {self._which(edge)}{loss:>15}  top1 {percent(record.accuracy)}  "
             f"{record.seconds:5.1f} s{waiting}  [dim]{words[stop]}[/dim]",
             highlight=False,
         )
 
-    def end_edge(self, outcome: Outcome) -> None:
+    def end_edge(self, key: str, outcome: Outcome) -> None:
         """One line about a finished edge."""
+        edge = self._edges[key]
+        self._progress.remove_task(edge.task)
         if outcome.status == "diverged":
-            self.console.print(f"  [red]diverged[/red]: {outcome.note}")
-            return
-        self.console.print(
-            f"  kept epoch {outcome.epochs} of {outcome.trained}: top1 {percent(outcome.accuracy)} "
-            f"± {percent(outcome.stderr).strip()} on validation clips",
-            highlight=False,
-        )
+            self.console.print(f"  {self._which(edge)}[red]diverged[/red]: {outcome.note}")
+        else:
+            self.console.print(
+                f"  {self._which(edge)}kept epoch {outcome.epochs} of {outcome.trained}: "
+                f"top1 {percent(outcome.accuracy)} ± {percent(outcome.stderr).strip()} on validation clips",
+                highlight=False,
+            )
+        del self._edges[key]
+
+    def _which(self, edge: "_Edge") -> str:
+        return f"[bold]{edge.title}[/bold]  " if len(self._edges) > 1 else ""
 
     def facts(self, rows: Iterable[tuple[str, str]]) -> None:
         """The first lines of a run: what is used, and why."""
@@ -217,7 +237,7 @@ def search_table(outcomes: Sequence[Outcome], final: Reached | None) -> Table:
         table.add_column(
             column, justify="left" if column in ("edge", "ended", "path") else "right", no_wrap=column == "edge"
         )
-    ended = {"knee": "knee", "cap": "cap, not converged", "planned": "as planned", "diverged": "diverged"}
+    ended = {"cap": "cap, not converged", "budget": "budget, not converged", "planned": "as planned"}
     for outcome in outcomes:
         table.add_row(
             f"{outcome.source} -> {outcome.target}",
@@ -225,7 +245,7 @@ def search_table(outcomes: Sequence[Outcome], final: Reached | None) -> Table:
             percent(outcome.stderr),
             str(outcome.epochs),
             str(outcome.trained),
-            ended[outcome.status],
+            ended.get(outcome.status, outcome.status),
             f"{outcome.cost:,}",
             f"{outcome.seconds:.0f}",
             "*" if (outcome.source, outcome.target) in path else "",

@@ -3,7 +3,7 @@
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -32,13 +32,20 @@ def save(path: Path, content: dict[str, Any]) -> None:
 def load(path: Path, device: torch.device) -> dict[str, Any]:
     """Read a file of `save`; tensors only, no code. Raises `UserError` where it is missing or damaged."""
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with path.open("rb") as file:
+            return read(file, device, name=str(path))
     except FileNotFoundError:
         raise UserError(f"the checkpoint {path} is missing; start a new run in another folder") from None
+
+
+def read(file: BinaryIO, device: torch.device, *, name: str) -> dict[str, Any]:
+    """Read what `save` wrote from an open file that can seek; `name` is what errors call it."""
+    try:
+        content = torch.load(file, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(f"the checkpoint {path} is damaged ({_first_line(error)}); start a new run") from None
+        raise UserError(f"the checkpoint {name} is damaged ({_first_line(error)}); start a new run") from None
     if not isinstance(content, dict):
-        raise UserError(f"the checkpoint {path} holds no dictionary; it was not written by fastplan")
+        raise UserError(f"the checkpoint {name} holds no dictionary; it was not written by fastplan")
     return content
 
 

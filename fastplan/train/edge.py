@@ -1,0 +1,221 @@
+"""A worker's side of a run: single epochs of any edge, and scores of its checkpoints, made from files alone.
+
+A request says all there is to know. So it does not matter which worker answers it: one that trained the epoch before
+goes on from memory, any other one from the checkpoints, and on the CPU both give the same weights, bit for bit. Who
+asks, decides and writes the journal is elsewhere; serial runs, processes and Ray all train here.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from fastplan.config import RunConfig
+from fastplan.data.batch import ClipLoader
+from fastplan.data.dali import Decoder
+from fastplan.data.index import VideoIndex
+from fastplan.data.splits import Splits, open_splits
+from fastplan.errors import UserError
+from fastplan.models.interface import VideoNetwork
+from fastplan.models.networks import build_network
+from fastplan.ops import set_kernels
+from fastplan.planner.journal import EpochRecord
+from fastplan.planner.states import State
+from fastplan.train.evaluate import Evaluation
+from fastplan.train.precision import Precision
+from fastplan.train.store import Store
+from fastplan.train.trainer import EpochStats, Trainer, cosine_with_warmup
+
+
+@dataclass(frozen=True)
+class EdgeTraining:
+    """One training of one state.
+
+    key: the path that is trained up to here, `start>c8>u16`; names its checkpoints and its rows in the journal.
+    source: the state before, or `start`. parent: name of the checkpoint to start from, None for the initial weights.
+    cosine: (epochs, warmup) of a cosine schedule; None for the state's constant learning rate.
+    """
+
+    key: str
+    source: str
+    state: State
+    parent: str | None
+    cosine: tuple[int, int] | None = None
+
+    @property
+    def title(self) -> str:
+        """For a person; `key` also tells apart what came before."""
+        return f"{self.source} -> {self.state.name}"
+
+    @property
+    def stream(self) -> str:
+        """Names the random numbers: those of an edge do not depend on the path that led to it."""
+        return f"{self.source}->{self.state.name}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One piece of work: train `epoch` (0: validate what the edge starts from), or score the checkpoint of `epoch`."""
+
+    edge: EdgeTraining
+    epoch: int
+    what: Literal["epoch", "score"] = "epoch"
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """A trained epoch whose checkpoints are on the disk; `stats` is None for epoch 0."""
+
+    record: EpochRecord
+    stats: EpochStats | None
+
+
+Answer = EpochDone | Evaluation
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """All that a worker is made from, on whatever machine: it holds no data, no open file and no device.
+
+    config: resolved. data_fingerprint: of the training and validation videos. target: clip regime of every validation.
+    largest_batch: of all states.
+    """
+
+    config: RunConfig
+    data_fingerprint: str
+    target: State
+    largest_batch: int
+    decoder: Decoder
+    store: Store
+
+    def open_splits(self, threads: int) -> Splits:
+        """The run's videos, for a worker in another process. Raises `UserError` where it sees other ones there."""
+        config = self.config
+        splits = open_splits(
+            config.data,
+            holdout=config.plan.holdout,
+            seed=config.seed,
+            threads=threads,
+            progress=lambda title, total: lambda: None,
+        )
+        if (found := fingerprint(splits)) != self.data_fingerprint:
+            raise UserError(
+                f"a worker finds other videos than the run began with (fingerprint {found}, not "
+                f"{self.data_fingerprint}): every machine must see the same files"
+            )
+        return splits
+
+
+class EdgeTrainer:
+    """The network, its trainer and loaders on one device. on_step: called with (step, steps) of the running epoch."""
+
+    def __init__(
+        self,
+        equipment: Equipment,
+        splits: Splits,
+        device: torch.device,
+        *,
+        threads: int,
+        on_step: Callable[[int, int], None],
+    ) -> None:
+        self._equipment, self._device, self._threads = equipment, device, threads
+        config = equipment.config
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        network = initial_network(config, len(splits.train.classes)).to(device)
+        set_kernels(network, config.kernels)
+        self._initial = {name: value.clone() for name, value in network.state_dict().items()}
+        self._loaders = [self._open_loader(index) for index in (splits.train, splits.val)]
+        self._trainer = Trainer(
+            network,
+            config,
+            train_loader=self._loaders[0],
+            val_loader=self._loaders[1],
+            target=equipment.target,
+            precision=Precision(config.train.precision, device, "as resolved"),
+            on_step=on_step,
+        )
+        self._at: tuple[EdgeTraining, int] | None = None
+
+    def close(self) -> None:
+        """Stop the decoding threads."""
+        for loader in self._loaders:
+            loader.close()
+
+    def answer(self, request: Request) -> Answer:
+        """Do what is asked. Raises `UserError` where data, settings or disk do not allow it."""
+        if request.what == "score":
+            return self._score(request.edge, request.epoch)
+        if request.epoch == 0:
+            return self._validate_start(request.edge)
+        return self._train_epoch(request.edge, request.epoch)
+
+    def _validate_start(self, edge: EdgeTraining) -> EpochDone:
+        self._go_to(edge, 0)
+        begin = time.perf_counter()
+        accuracy = self._trainer.validate(views=self._equipment.config.plan.val_clips).video_top1
+        seconds = time.perf_counter() - begin
+        return EpochDone(EpochRecord(0, accuracy, math.nan, 0, 0.0, 0.0, seconds, time.time()), None)
+
+    def _train_epoch(self, edge: EdgeTraining, epoch: int) -> EpochDone:
+        self._go_to(edge, epoch - 1)
+        self._at = None
+        scale = cosine_with_warmup(epoch, *edge.cosine) if edge.cosine else None
+        stats = self._trainer.train_epoch(edge.stream, epoch, lr_scale=scale)
+        begin, accuracy = time.perf_counter(), math.nan
+        if math.isfinite(stats.loss):
+            accuracy = self._trainer.validate(views=self._equipment.config.plan.val_clips).video_top1
+        val_seconds = time.perf_counter() - begin
+        store = self._equipment.store
+        store.save(store.weights_name(edge.key, epoch), self._trainer.weights())
+        store.save(store.optimizer_name(edge.key, epoch), self._trainer.optimizer_state())
+        self._at = (edge, epoch)
+        times = (stats.seconds, stats.data_seconds, val_seconds, time.time())
+        return EpochDone(EpochRecord(epoch, accuracy, stats.loss, stats.clip_frames, *times), stats)
+
+    def _score(self, edge: EdgeTraining, epoch: int) -> Evaluation:
+        store = self._equipment.store
+        self._at = None
+        self._trainer.enter(edge.state, self._weights(store.weights_name(edge.key, epoch) if epoch else edge.parent))
+        return self._trainer.validate(views=self._equipment.config.plan.score_clips)
+
+    def _go_to(self, edge: EdgeTraining, epoch: int) -> None:
+        """Be where `epoch` of the edge ended: at its start, or at its checkpoints unless it was trained here last."""
+        if self._at == (edge, epoch):
+            return
+        store = self._equipment.store
+        self._trainer.enter(edge.state, self._weights(store.weights_name(edge.key, epoch) if epoch else edge.parent))
+        if epoch:
+            optimizer = store.load(store.optimizer_name(edge.key, epoch), self._device)
+            self._trainer.load_optimizer_state(optimizer)
+        self._at = (edge, epoch)
+
+    def _weights(self, name: str | None) -> dict[str, Any]:
+        if name is None:
+            return {"network": self._initial, "average": self._initial, "updates": 0}
+        return self._equipment.store.load(name, self._device)
+
+    def _open_loader(self, index: VideoIndex) -> ClipLoader:
+        return ClipLoader(
+            index,
+            self._equipment.config.data.augment,
+            max_batch=self._equipment.largest_batch,
+            threads=self._threads,
+            decoder=self._equipment.decoder,
+            device=self._device,
+            keep_bytes=self._equipment.config.data.keep_mb << 20,
+        )
+
+
+def fingerprint(splits: Splits) -> str:
+    """Of the videos that are trained on and that decide."""
+    return f"{splits.train.fingerprint()}-{splits.val.fingerprint()}"
+
+
+def initial_network(config: RunConfig, classes: int) -> VideoNetwork:
+    """The network that every path starts from, the same for a seed wherever it is made; on the CPU."""
+    torch.manual_seed(config.seed)
+    return build_network(config.network.name, classes, dropout=config.network.dropout)
