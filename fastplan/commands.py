@@ -8,7 +8,7 @@ from typing import Any
 
 from fastplan.config import RunConfig
 from fastplan.data.batch import ClipBatch, ClipLoader, choose_decoder, default_threads
-from fastplan.data.index import build_index
+from fastplan.data.index import VideoIndex, build_index
 from fastplan.data.lost import LostClips
 from fastplan.data.sampling import evaluation_samples
 from fastplan.data.splits import cache_dir, list_videos, open_splits
@@ -61,8 +61,9 @@ def train(rundir: RunDir, task: Task, resumed: bool, workers: WorkerChoice, term
         outcomes = runner.outcomes
         tested = None
         if plan is not None and runner.splits.test is not None:
-            loader = runner.loader.beside(runner.splits.test)
+            loader = _open_loader(runner.splits.test, runner.config, task.target, runner.precision, runner.lost)
             tested = _test_network(rundir, loader, runner.config, task.target, runner.precision, terminal)
+            loader.close()
         rundir.save_results(_results(plan, note, outcomes, tested, runner))
         rundir.save_report(report_page(task, runner.journal, outcomes, reached, plan, tested, _bad_files(runner)))
         _conclude(terminal, rundir, outcomes, reached, plan, note, choices, tested, runner.config)
@@ -98,21 +99,28 @@ def test(folder: Path, data: str | None, clips: int | None, terminal: Terminal) 
         index = splits.test
     device, _ = choose_device(config.device)
     precision = Precision(config.train.precision, device, "as trained")
-    loader = ClipLoader(
-        index,
-        config.data.augment,
-        max_batch=task.target.batch_size,
-        threads=threads,
-        decoder=choose_decoder(index, precision.device)[0],
-        device=precision.device,
-        timeout_s=config.data.decode_timeout_s,
-        lost=(lost := LostClips(config.data.max_bad_fraction, on_lost=terminal.lost)),
-    )
+    lost = LostClips(config.data.max_bad_fraction, on_lost=terminal.lost)
     lost.check(index)
+    loader = _open_loader(index, config, task.target, precision, lost)
     result = _test_network(rundir, loader, config, task.target, precision, terminal)
     loader.close()
     terminal.note(evaluation_line(data or "test videos", result, config.test))
     return 0
+
+
+def _open_loader(
+    index: VideoIndex, config: RunConfig, target: State, precision: Precision, lost: LostClips
+) -> ClipLoader:
+    return ClipLoader(
+        index,
+        config.data.augment,
+        max_batch=target.batch_size,
+        threads=config.data.threads or default_threads(),
+        decoder=choose_decoder(index, precision.device)[0],
+        device=precision.device,
+        timeout_s=config.data.decode_timeout_s,
+        lost=lost,
+    )
 
 
 def _test_network(

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from fastplan.data.lost import LostClips
 from fastplan.errors import UserError
 from fastplan.exploring import Exploring
 from fastplan.planner.arrivals import Outcome
 from fastplan.train.edge import Answer, EpochDone, Request
 from fastplan.watcher import Watcher
-from fastplan.workers import MOST_LOSSES, Answered, Lost, Workers
+from fastplan.workers import MOST_LOSSES, Answered, Lost, Unread, Workers
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,12 @@ class _Running:
     request: Request
 
 
-def drive(workers: Workers, next_job: Callable[[], Job | None], watcher: Watcher) -> None:
+def drive(workers: Workers, next_job: Callable[[], Job | None], watcher: Watcher, lost: LostClips) -> None:
     """Work until `next_job` gives none and nothing is under way.
 
     next_job: asked whenever a worker is free; None where nothing can begin before something else has ended. An edge
-    stays with its worker. Raises `UserError` where workers die over and over.
+    stays with its worker. lost: takes the clips that workers in other processes could not read. Raises `UserError`
+    where workers die over and over.
     """
     running: dict[int, _Running] = {}
     losses = dict.fromkeys(range(len(workers.names)), 0)
@@ -58,6 +60,8 @@ def drive(workers: Workers, next_job: Callable[[], Job | None], watcher: Watcher
             _mourn(event, workers.names[event.slot], here, losses[event.slot], watcher)
             if here is not None:
                 workers.submit(event.slot, here.request)
+        elif isinstance(event, Unread):
+            lost.add(event.clip)
         elif here is None:
             continue
         elif isinstance(event, Answered):

@@ -37,7 +37,10 @@ class _Rules:
 
 
 class Explorer:
-    """What all edges of a run share. chance: accuracy of guessing. videos: how many decide. clips: in an epoch."""
+    """What all edges of a run share.
+
+    chance: accuracy of guessing, None where the initial weights know more. videos: how many decide. clips: in an epoch.
+    """
 
     def __init__(
         self,
@@ -47,7 +50,7 @@ class Explorer:
         config: RunConfig,
         watcher: Watcher,
         *,
-        chance: float,
+        chance: float | None,
         videos: int,
         clips: int,
     ) -> None:

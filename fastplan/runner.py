@@ -13,6 +13,7 @@ import torch
 
 from fastplan.config import RunConfig, replay_settings
 from fastplan.data.batch import choose_decoder, default_threads
+from fastplan.data.lost import LostClip, LostClips
 from fastplan.data.splits import open_splits
 from fastplan.driving import Job, drive
 from fastplan.errors import UserError
@@ -60,7 +61,9 @@ class Runner:
         self._check_states([*states, target], config)
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
-        network = initial_network(config, len(self.splits.train.classes))
+        network, self.pretrained = initial_network(config, self.splits.train.classes)
+        if self.pretrained and rundir.pretrained_sha256() not in (None, self.pretrained.sha256):
+            raise UserError(f"{self.pretrained.file} is not the file that this run began with; put that one back")
         self.kernels = choose_kernels(config.kernels, self.device)
         self.parameters = sum(p.numel() for p in network.parameters())
         self.precision = choose_precision(config.train.precision, network, target.clip, target.batch_size, self.device)
@@ -70,6 +73,9 @@ class Runner:
             update={"device": self.device.type, "train": config.train.model_copy(update=resolved)}
         )
         self.decoder, self.decoder_why = choose_decoder(self.splits.train, self.device)
+        self.lost = LostClips(config.data.max_bad_fraction, before=rundir.load_lost(), on_lost=self._note_lost)
+        for split in (self.splits.train, self.splits.val):
+            self.lost.check(split)
         rundir.claim()
         self.journal = rundir.open_journal()
         self._store = Store(str(rundir.checkpoints_root))
@@ -79,12 +85,14 @@ class Runner:
             self._store,
             self.config,
             watcher,
-            chance=1 / len(self.splits.train.classes),
+            chance=None if self.pretrained else 1 / len(self.splits.train.classes),
             videos=len(self.splits.val),
             clips=config.data.clips_per_epoch or len(self.splits.train),
         )
         largest = max(state.batch_size for state in [*states, target])
-        self._equipment = Equipment(self.config, fingerprint(self.splits), target, largest, self.decoder, self._store)
+        self._equipment = Equipment(
+            self.config, fingerprint(self.splits), target, largest, self.decoder, self._store, tuple(self.lost.clips)
+        )
         self._kept: str | None = None
         self.outcomes: dict[str, Outcome] = {}
 
@@ -188,10 +196,16 @@ class Runner:
         waiting = [first]
         threads = self.config.data.threads or default_threads()
         workers = open_workers(
-            self.choice, self._equipment, self.splits, self.device, threads=threads, watcher=self.watcher
+            self.choice,
+            self._equipment,
+            self.splits,
+            self.device,
+            threads=threads,
+            lost=self.lost,
+            watcher=self.watcher,
         )
         try:
-            drive(workers, lambda: waiting.pop() if waiting else next_job(), self.watcher)
+            drive(workers, lambda: waiting.pop() if waiting else next_job(), self.watcher, self.lost)
         finally:
             workers.close()
 
@@ -222,7 +236,7 @@ class Runner:
         if name is not None and name == self._kept:
             return
         if name is None:
-            weights = initial_network(self.config, len(self.splits.train.classes)).state_dict()
+            weights = initial_network(self.config, self.splits.train.classes)[0].state_dict()
         else:
             content = self._store.load(name, torch.device("cpu"))
             weights = content["average" if self.config.train.average_epochs else "network"]
@@ -244,8 +258,13 @@ class Runner:
             "data": self.splits.origin,
             "data_fingerprint": self.splits.train.fingerprint(),
             "seed": self.config.seed,
+            "init": self.pretrained.origin if self.pretrained else "random weights",
         }
         return replace(plan, config=replay_settings(self.config), provenance=provenance)
+
+    def _note_lost(self, clip: LostClip) -> None:
+        self.rundir.append_lost(clip)
+        self.watcher.lost(clip)
 
     def _check_states(self, states: list[State], config: RunConfig) -> None:
         """Fail before training, not in the middle of it, where clips and data or network do not fit."""

@@ -7,8 +7,9 @@ asks, decides and writes the journal is elsewhere; serial runs, processes and Ra
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,11 +17,12 @@ import torch
 from fastplan.config import RunConfig
 from fastplan.data.batch import ClipLoader
 from fastplan.data.dali import Decoder
-from fastplan.data.index import VideoIndex
+from fastplan.data.lost import LostClip, LostClips
 from fastplan.data.splits import Splits, open_splits
 from fastplan.errors import UserError
 from fastplan.models.interface import VideoNetwork
 from fastplan.models.networks import build_network
+from fastplan.models.pretrained import Pretrained, load_pretrained
 from fastplan.ops import set_kernels
 from fastplan.planner.journal import EpochRecord
 from fastplan.planner.states import State
@@ -80,8 +82,8 @@ Answer = EpochDone | Evaluation
 class Equipment:
     """All that a worker is made from, on whatever machine: it holds no data, no open file and no device.
 
-    config: resolved. data_fingerprint: of the training and validation videos. target: clip regime of every validation.
-    largest_batch: of all states.
+    config: resolved. lost: clips that could not be read before this process began. data_fingerprint: of the training
+    and validation videos. target: clip regime of every validation. largest_batch: of all states.
     """
 
     config: RunConfig
@@ -90,6 +92,7 @@ class Equipment:
     largest_batch: int
     decoder: Decoder
     store: Store
+    lost: tuple[LostClip, ...] = ()
 
     def open_splits(self, threads: int) -> Splits:
         """The run's videos, for a worker in another process. Raises `UserError` where it sees other ones there."""
@@ -119,21 +122,32 @@ class EdgeTrainer:
         device: torch.device,
         *,
         threads: int,
+        lost: LostClips,
         on_step: Callable[[int, int], None],
     ) -> None:
-        self._equipment, self._device, self._threads = equipment, device, threads
+        self._equipment, self._device = equipment, device
         config = equipment.config
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
-        network = initial_network(config, len(splits.train.classes)).to(device)
+        network = initial_network(config, splits.train.classes)[0].to(device)
         set_kernels(network, config.kernels)
         self._initial = {name: value.clone() for name, value in network.state_dict().items()}
-        self._loaders = [self._open_loader(index) for index in (splits.train, splits.val)]
+        self._loader = ClipLoader(
+            splits.train,
+            config.data.augment,
+            max_batch=equipment.largest_batch,
+            threads=threads,
+            decoder=equipment.decoder,
+            device=device,
+            keep_bytes=config.data.keep_mb << 20,
+            timeout_s=config.data.decode_timeout_s,
+            lost=lost,
+        )
         self._trainer = Trainer(
             network,
             config,
-            train_loader=self._loaders[0],
-            val_loader=self._loaders[1],
+            train_loader=self._loader,
+            val_loader=self._loader.beside(splits.val),
             target=equipment.target,
             precision=Precision(config.train.precision, device, "as resolved"),
             on_step=on_step,
@@ -142,8 +156,7 @@ class EdgeTrainer:
 
     def close(self) -> None:
         """Stop the decoding threads."""
-        for loader in self._loaders:
-            loader.close()
+        self._loader.close()
 
     def answer(self, request: Request) -> Answer:
         """Do what is asked. Raises `UserError` where data, settings or disk do not allow it."""
@@ -198,24 +211,19 @@ class EdgeTrainer:
             return {"network": self._initial, "average": self._initial, "updates": 0}
         return self._equipment.store.load(name, self._device)
 
-    def _open_loader(self, index: VideoIndex) -> ClipLoader:
-        return ClipLoader(
-            index,
-            self._equipment.config.data.augment,
-            max_batch=self._equipment.largest_batch,
-            threads=self._threads,
-            decoder=self._equipment.decoder,
-            device=self._device,
-            keep_bytes=self._equipment.config.data.keep_mb << 20,
-        )
-
 
 def fingerprint(splits: Splits) -> str:
     """Of the videos that are trained on and that decide."""
     return f"{splits.train.fingerprint()}-{splits.val.fingerprint()}"
 
 
-def initial_network(config: RunConfig, classes: int) -> VideoNetwork:
-    """The network that every path starts from, the same for a seed wherever it is made; on the CPU."""
+def initial_network(config: RunConfig, classes: Sequence[str]) -> tuple[VideoNetwork, Pretrained | None]:
+    """The network that every path starts from, the same for a seed wherever it is made; on the CPU.
+
+    And what it took from `network.pretrained`, None where it is random. Raises `UserError` where the two do not fit.
+    """
     torch.manual_seed(config.seed)
-    return build_network(config.network.name, classes, dropout=config.network.dropout)
+    network = build_network(config.network.name, len(classes), dropout=config.network.dropout)
+    if config.network.pretrained is None:
+        return network, None
+    return network, load_pretrained(network, Path(config.network.pretrained), name=config.network.name, classes=classes)

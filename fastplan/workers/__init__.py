@@ -6,6 +6,7 @@ Each answers requests of `fastplan.train.edge` in numbered slots, one at a time 
 from dataclasses import dataclass
 from typing import Protocol
 
+from fastplan.data.lost import LostClip
 from fastplan.train.edge import Answer, Request
 
 MOST_LOSSES = 3  # workers that may die over one request before the run gives up
@@ -36,7 +37,15 @@ class Lost:
     why: str
 
 
-Event = Answered | Stepped | Lost
+@dataclass(frozen=True)
+class Unread:
+    """A clip could not be read, and was replaced or left out."""
+
+    slot: int
+    clip: LostClip
+
+
+Event = Answered | Stepped | Lost | Unread
 
 
 class Workers(Protocol):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from fastplan.data.lost import LostClips
 from fastplan.data.splits import Splits
 from fastplan.errors import UserError
 from fastplan.train.edge import Equipment
@@ -58,16 +59,17 @@ def open_workers(
     device: torch.device,
     *,
     threads: int,
+    lost: LostClips,
     watcher: Watcher,
 ) -> Workers:
-    """Start the workers. threads: for decoding, shared by the workers of this machine."""
+    """Start the workers. threads: for decoding, shared by the workers of this machine. lost: of a worker in here."""
     if choice.ray:
         from fastplan.workers.on_ray import RayWorkers
 
         return RayWorkers(equipment, device, count=choice.count, threads=threads)
     count = choice.count or 1
     if count == 1:
-        return SerialWorker(equipment, splits, device, threads=threads, on_step=watcher.step)
+        return SerialWorker(equipment, splits, device, threads=threads, lost=lost, on_step=watcher.step)
     visible = visible_gpus()[:count] if device.type == "cuda" else None
     share = max(threads // count, 1)
     if visible is None and not equipment.config.train.threads:

@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
+from fastplan.data.lost import LostClips
 from fastplan.errors import UserError
 from fastplan.train.edge import EdgeTrainer, Equipment, Request
-from fastplan.workers import Answered, Event, Lost, Stepped
+from fastplan.workers import Answered, Event, Lost, Stepped, Unread
 
 _STEP_SECONDS = 0.2  # a worker tells at most so often where its epoch is
 
@@ -66,6 +67,8 @@ class ProcessWorkers:
             raise UserError(content)
         if kind == "defect":
             raise RuntimeError(f"{self.names[number]} failed:\n{content}")
+        if kind == "unread":
+            return Unread(number, content)
         return Stepped(number, *content) if kind == "step" else Answered(number, content)
 
     def close(self) -> None:
@@ -102,26 +105,33 @@ def _work(pipe: Connection, equipment: Equipment, threads: int, visible: str | N
     threading.Thread(target=_die_with_the_driver, daemon=True).start()
     if visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible
-    told = 0.0
+    told, sending = 0.0, threading.Lock()
+
+    def send(kind: str, content: Any) -> None:
+        with sending:  # clips are lost in the loader's thread
+            pipe.send((kind, content))
 
     def on_step(step: int, steps: int) -> None:
         nonlocal told
         if step == steps or time.monotonic() - told > _STEP_SECONDS:
             told = time.monotonic()
-            pipe.send(("step", (step, steps)))
+            send("step", (step, steps))
 
     try:
         device = torch.device("cpu" if visible is None else "cuda")
-        trainer = EdgeTrainer(equipment, equipment.open_splits(threads), device, threads=threads, on_step=on_step)
+        fraction = equipment.config.data.max_bad_fraction
+        lost = LostClips(fraction, before=equipment.lost, on_lost=lambda clip: send("unread", clip))
+        splits = equipment.open_splits(threads)
+        trainer = EdgeTrainer(equipment, splits, device, threads=threads, lost=lost, on_step=on_step)
         while True:
             request: Any = pipe.recv()
-            pipe.send(("answer", trainer.answer(request)))
+            send("answer", trainer.answer(request))
     except UserError as error:
-        pipe.send(("mistake", str(error)))
+        send("mistake", str(error))
     except (EOFError, ConnectionError):
         return
     except Exception:  # noqa: BLE001  (the driver raises it)
-        pipe.send(("defect", traceback.format_exc()))
+        send("defect", traceback.format_exc())
 
 
 def _die_with_the_driver() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from fastplan.data.lost import LostClips
 from fastplan.data.splits import Splits
 from fastplan.train.edge import EdgeTrainer, Equipment, Request
 from fastplan.workers import Answered
@@ -19,11 +20,12 @@ class SerialWorker:
         device: torch.device,
         *,
         threads: int,
+        lost: LostClips,
         on_step: Callable[[str, int, int], None],
     ) -> None:
         self._request: Request | None = None
         self._tell = on_step
-        self._trainer = EdgeTrainer(equipment, splits, device, threads=threads, on_step=self._on_step)
+        self._trainer = EdgeTrainer(equipment, splits, device, threads=threads, lost=lost, on_step=self._on_step)
 
     @property
     def names(self) -> list[str]:
