@@ -120,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Dry run: the states, edges and their order, effective batches and clip spans of a graph or plan.",
     )
     _add_request(plan)
+    plan.add_argument(
+        "--probe", action="store_true", help="measure some steps of every state first, and say what it costs"
+    )
     plan.add_argument("--draw", type=Path, metavar="FILE", help="draw the graph or the plan, as .svg, .pdf or .png")
     plan.set_defaults(run_command=_plan, exact=False)
 
@@ -238,30 +241,13 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
+    from fastplan.dryrun import plan
     from fastplan.launch import resolve
-    from fastplan.memory import expected_memory
-    from fastplan.models.networks import network_spec
-    from fastplan.planner.states import check_clip_lengths
-    from fastplan.report.figures import draw_graph, draw_plan, save_figure
-    from fastplan.report.terminal import edges_table, make_console, memory_table, plan_table, states_table
+    from fastplan.report.terminal import Terminal
 
     task = resolve(_request(arguments))
-    console = make_console()
-    if task.plan is not None:
-        console.print(plan_table(task.plan))
-        if arguments.draw:
-            save_figure(draw_plan(task.plan), arguments.draw)
-        return 0
-    assert task.graph is not None
-    name = task.config.network.name
-    spec = network_spec(name)
-    check_clip_lengths([*task.states, task.target], multiple=spec.multiple, least=spec.least, network=name)
-    console.print(states_table(task.graph))
-    console.print(memory_table(expected_memory(task.states, task.config)))
-    console.print(edges_table(task.graph, task.config.plan.max_epochs, task.config.plan.attempt_epochs))
-    if arguments.draw:
-        save_figure(draw_graph(task.graph), arguments.draw)
-    return 0
+    with Terminal() as terminal:
+        return plan(task, terminal, draw=arguments.draw, probing=arguments.probe)
 
 
 def _test(arguments: argparse.Namespace) -> int:

@@ -89,7 +89,7 @@ class Runner:
             videos=len(self.splits.val),
             clips=config.data.clips_per_epoch or len(self.splits.train),
         )
-        largest = max(state.batch_size for state in [*states, target])
+        largest = max(state.largest_batch for state in [*states, target])
         self._equipment = Equipment(
             self.config, fingerprint(self.splits), target, largest, self.decoder, self._store, tuple(self.lost.clips)
         )

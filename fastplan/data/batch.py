@@ -150,18 +150,24 @@ class ClipLoader:
                 self._schedule.change(begins, regime)
             return begins
 
-    def epoch(self, samples: EpochSamples, *, keep: bool = False) -> Generator[ClipBatch, None, None]:
+    def epoch(
+        self, samples: EpochSamples, *, keep: bool = False, regimes: Sequence[Regime] = ()
+    ) -> Generator[ClipBatch, None, None]:
         """Batches of `samples` in order, the last one smaller where they do not divide.
 
-        After `load_state_dict`, from the batch on that was to come. keep: these clips will be asked for again. Raises
-        `UserError` where too many clips are lost.
+        After `load_state_dict`, from the batch on that was to come. keep: these clips will be asked for again. regimes:
+        of one iteration after the other, instead of the configured one. Raises `UserError` where too many clips are
+        lost, `ValueError` for a batch above the one that the loader was built for.
         """
+        if regimes and (largest := max(regime.batch_size for regime in regimes)) > self._max_batch:
+            raise ValueError(f"batch of {largest} clips in a loader built for at most {self._max_batch}")
         if self._schedule is None:
             raise ValueError("configure the loader before its first epoch")
         if self._resumed and samples.name != self._name:
             raise ValueError(f"the state that was loaded belongs to {self._name}, not to {samples.name}")
         if not self._resumed:
-            self._schedule, self._next = Schedule(self._schedule.last()), (0, 0)
+            self._schedule = Schedule.of(regimes or [self._schedule.last()])
+            self._next = (0, 0)
         self._name, self._resumed = samples.name, False
         self._planned = self._next[1]
         ready: queue.Queue[tuple[int, ClipBatch | None] | Exception | None] = queue.Queue(maxsize=BATCHES_AHEAD)

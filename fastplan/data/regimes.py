@@ -1,7 +1,9 @@
 """Which clip regime holds at which iteration of an epoch."""
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from fastplan.clips import ClipSpec
@@ -21,6 +23,15 @@ class Schedule:
     def __init__(self, first: Regime) -> None:
         self._begins = [0]
         self._regimes = [first]
+
+    @classmethod
+    def of(cls, regimes: Sequence[Regime]) -> "Schedule":
+        """One regime per iteration, the last of them for all that come after."""
+        schedule = cls(regimes[0])
+        for iteration, (before, regime) in enumerate(pairwise(regimes), 1):
+            if regime != before:
+                schedule.change(iteration, regime)
+        return schedule
 
     def at(self, iteration: int) -> Regime:
         """The regime of an iteration."""

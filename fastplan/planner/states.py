@@ -7,7 +7,7 @@ an object of this type is acyclic, every state is reachable from `start` and lea
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fastplan.clips import ClipSpec, length_fault
@@ -17,7 +17,10 @@ START = "start"
 Edge = tuple[str, str]
 
 _CLIP_KEYS = ("segments", "frames", "stride", "size")
-_STATE_KEYS = (*_CLIP_KEYS, "lr", "batch_size", "accumulate", "freeze_bn")
+_OPTIONAL_KEYS = ("batch_size", "accumulate", "freeze_bn", "short_cycle")
+_STATE_KEYS = (*_CLIP_KEYS, "lr", *_OPTIONAL_KEYS)
+_SHORT_CYCLE = ((0.5, 4), (0.5**0.5, 2), (1.0, 1))  # share of the side, times the batch
+SIZE_STEP = 4  # pixels: sides of a cycle are rounded to a multiple of it
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -31,6 +34,8 @@ class State:
     batch_size: clips in one forward pass on one device, >= 1.
     accumulate: forward passes per optimizer step, >= 1.
     freeze_bn: whether BatchNorm statistics and affine weights stay as the parent left them.
+    short_cycle: optimizer steps alternate between half the side of the picture with 4 times the batch, 0.7 of it with
+        twice the batch, and the state's own (Wu et al., CVPR 2020, section 3.2); the learning rate is not scaled.
     """
 
     name: str
@@ -39,6 +44,7 @@ class State:
     batch_size: int = 16
     accumulate: int = 1
     freeze_bn: bool = False
+    short_cycle: bool = False
 
     def __post_init__(self) -> None:
         where = f"state '{self.name}'"
@@ -50,19 +56,36 @@ class State:
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"{where}: {key} is {value!r}; it must be a whole number of at least 1")
-        if not isinstance(self.freeze_bn, bool):
-            raise UserError(f"{where}: freeze_bn is {self.freeze_bn!r}; it must be true or false")
+        for key in ("freeze_bn", "short_cycle"):
+            if not isinstance(getattr(self, key), bool):
+                raise UserError(f"{where}: {key} is {getattr(self, key)!r}; it must be true or false")
 
     @property
     def effective_batch(self) -> int:
         """Clips per optimizer step on one device."""
         return self.batch_size * self.accumulate
 
+    @property
+    def cycle(self) -> tuple[tuple[ClipSpec, int], ...]:
+        """Clip and batch of one optimizer step after the other, over and over; one pair where nothing alternates."""
+        if not self.short_cycle:
+            return ((self.clip, self.batch_size),)
+        sides = (max(round(self.clip.size * share / SIZE_STEP) * SIZE_STEP, SIZE_STEP) for share, _ in _SHORT_CYCLE)
+        clips = (replace(self.clip, size=side) for side in sides)
+        return tuple((clip, self.batch_size * times) for clip, (_, times) in zip(clips, _SHORT_CYCLE, strict=True))
+
+    @property
+    def largest_batch(self) -> int:
+        """Clips in the largest forward pass."""
+        return max(batch for _, batch in self.cycle)
+
     def to_dict(self) -> dict[str, Any]:
         """The flat form that graph and plan files hold, without the name."""
         row = asdict(self)
         clip = row.pop("clip")
         del row["name"]
+        if not self.short_cycle:
+            del row["short_cycle"]
         return {**clip, **row}
 
     @classmethod
@@ -80,7 +103,7 @@ class State:
             clip = ClipSpec(**{key: row[key] for key in _CLIP_KEYS if key in row})
         except UserError as error:
             raise UserError(f"state '{name}': {error}") from None
-        rest = {key: row[key] for key in ("lr", "batch_size", "accumulate", "freeze_bn") if key in row}
+        rest = {key: row[key] for key in ("lr", *_OPTIONAL_KEYS) if key in row}
         return cls(name, clip, **rest)
 
 

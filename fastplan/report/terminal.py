@@ -24,11 +24,10 @@ from fastplan.planner.arrivals import Outcome, Reached
 from fastplan.planner.curve import KneeFit, Stop
 from fastplan.planner.journal import EpochRecord
 from fastplan.planner.plans import Plan
-from fastplan.planner.states import State, StateGraph
+from fastplan.planner.states import State
 
 if TYPE_CHECKING:
     from fastplan.data.lost import LostClip
-    from fastplan.memory import Memory
     from fastplan.train.evaluate import Evaluation
 
 
@@ -165,68 +164,6 @@ def make_console(*, stderr: bool = False) -> Console:
 def percent(fraction: float | None) -> str:
     """A fraction as per cent with one decimal, five characters wide."""
     return "    -" if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:5.1f}"
-
-
-def states_table(graph: StateGraph) -> Table:
-    """The states of a graph in the order of the search."""
-    table = Table(title=f"States of '{graph.name}', validated at {graph.validation_clip}", title_justify="left")
-    for column in (
-        "state",
-        "segments x frames",
-        "stride",
-        "spans",
-        "size",
-        "lr",
-        "batch",
-        "accumulate",
-        "effective",
-        "BN",
-    ):
-        table.add_column(column, justify="left" if column in ("state", "BN") else "right")
-    for state in graph.in_order():
-        clip = state.clip
-        table.add_row(
-            state.name,
-            f"{clip.segments} x {clip.frames}",
-            str(clip.stride),
-            f"{clip.span} frames" if clip.segments == 1 else f"{clip.segments} x {clip.span}",
-            f"{clip.size} px",
-            f"{state.lr:g}",
-            str(state.batch_size),
-            str(state.accumulate),
-            str(state.effective_batch),
-            "frozen" if state.freeze_bn else "",
-        )
-    return table
-
-
-def memory_table(expected: "Sequence[Memory]") -> Table:
-    """Memory of each clip regime."""
-    table = Table(
-        title="Expected memory in MB, fp32; libraries and data.keep_mb come on top",
-        title_justify="left",
-        caption="host: decoded clips. device: prepared clips, network, backward pass; the host's where there is no GPU",
-        caption_justify="left",
-    )
-    for column in ("clip", "batch", "host", "device"):
-        table.add_column(column, justify="left" if column == "clip" else "right")
-    for one in expected:
-        cells = (f"{value / 1e6:,.0f}" for value in (one.host, one.device))
-        table.add_row(str(one.clip), str(one.batch_size), *cells)
-    return table
-
-
-def edges_table(graph: StateGraph, max_epochs: int, attempt_epochs: int) -> Table:
-    """The edges of a graph in the order of the search, with the frames that an epoch of each takes per clip."""
-    table = Table(
-        title=f"{len(graph.edges)} edges, each at least {attempt_epochs} and at most {max_epochs} epochs",
-        title_justify="left",
-    )
-    for column in ("order", "edge", "frames per clip"):
-        table.add_column(column, justify="left" if column == "edge" else "right")
-    for number, (source, target) in enumerate(graph.edges_in_order(), 1):
-        table.add_row(str(number), f"{source} -> {target}", str(graph.state(target).clip.length))
-    return table
 
 
 def search_table(outcomes: Sequence[Outcome], final: Reached | None) -> Table:

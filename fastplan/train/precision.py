@@ -35,6 +35,14 @@ class Precision:
         """Loss scaler: active for fp16, transparent for the others."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
 
+    def peak_bytes(self) -> int:
+        """Most memory that was allocated on the GPU since the last call, 0 on the CPU."""
+        if self.device.type != "cuda":
+            return 0
+        peak = torch.cuda.max_memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return peak
+
 
 def choose_device(asked: str) -> tuple[torch.device, str]:
     """The device and why. Raises `UserError` where a GPU is asked for and there is none."""

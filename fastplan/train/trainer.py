@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 
 from fastplan.config import RunConfig
 from fastplan.data.batch import ClipLoader
+from fastplan.data.regimes import Regime
 from fastplan.data.sampling import evaluation_samples, stream_rng, training_samples
 from fastplan.errors import UserError
 from fastplan.models.interface import VideoNetwork
@@ -97,7 +99,8 @@ class Trainer:
             clips=config.data.clips_per_epoch,
             short=config.data.short,
         )
-        steps = len(samples) // state.effective_batch
+        regimes = _regimes(state, len(samples))
+        steps = len(regimes)
         if steps == 0:
             raise UserError(
                 f"state '{state.name}' takes {state.effective_batch} clips a step (batch_size x accumulate), but an "
@@ -108,7 +111,8 @@ class Trainer:
         torch.manual_seed(int(stream_rng(config.seed, f"{stream}/torch", epoch).integers(2**62)))
         begin, data_seconds, norms = time.perf_counter(), 0.0, 0.0
         losses = torch.zeros((), device=self._precision.device)
-        batches = self._train_loader.epoch(samples)
+        passes = [regime for regime in regimes for _ in range(state.accumulate)]
+        batches = self._train_loader.epoch(samples, regimes=passes)
         clips = 0
         for step in range(steps):
             if lr_scale is not None:
@@ -224,6 +228,17 @@ class Trainer:
     def _set_lr(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["scale"]
+
+
+def _regimes(state: State, clips: int) -> list[Regime]:
+    """The regime of every optimizer step of an epoch, as many as the clips are enough for."""
+    regimes = []
+    for clip, batch_size in cycle(state.cycle):
+        clips -= batch_size * state.accumulate
+        if clips < 0:
+            break
+        regimes.append(Regime(clip, batch_size))
+    return regimes
 
 
 def cosine_with_warmup(epoch: int, epochs: int, warmup: int) -> Callable[[float], float]:

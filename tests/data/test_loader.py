@@ -1,5 +1,7 @@
 """The loader: exact frames through 50 changes of regime, one pipeline, and what the operators do to the pictures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from fastplan.data.batch import ClipLoader
 from fastplan.data.decode import decode_clip
 from fastplan.data.index import build_index
 from fastplan.data.lists import read_videos
+from fastplan.data.regimes import Regime
 from fastplan.data.sampling import evaluation_samples, training_samples
 from numbered_videos import read_numbers, write_numbered
 
@@ -64,6 +67,21 @@ def test_fifty_changes_of_regime_give_exactly_the_frames_of_the_plan(index, monk
         assert batches[0].clips_NCTHW.shape[2:] == (spec.length, spec.size, spec.size)
         assert batches[0].clips_NCTHW.is_contiguous(memory_format=torch.channels_last_3d)
     assert len(made) == 1
+    loader.close()
+
+
+def test_a_regime_for_every_iteration(index):
+    """Side and batch alternate; the frames are those of the plan in order, whatever the batches."""
+    spec = ClipSpec(2, 4, 1, 48)
+    samples = training_samples(index, spec, PLAIN, seed=1, stream="x", epoch=0, clips=9)
+    regimes = [Regime(replace(spec, size=side), batch) for side, batch in ((24, 4), (36, 2), (48, 1), (24, 4))]
+    loader = loader_of(index)
+    loader.configure(spec, 1)
+    batches = list(loader.epoch(samples, regimes=regimes))
+    assert [(len(b.labels_N), b.clips_NCTHW.shape[-1]) for b in batches] == [(4, 24), (2, 36), (1, 48), (2, 24)]
+    assert [n for b in batches for n in numbers_of(b)] == samples.frames_MT.tolist()
+    with pytest.raises(ValueError, match="batch of 7 clips in a loader built for at most 6"):
+        next(loader.epoch(samples, regimes=[Regime(spec, 7)]))
     loader.close()
 
 

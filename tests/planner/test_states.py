@@ -49,6 +49,7 @@ def test_wrong_edges(edges, message):
         ({"batch_size": 0}, "state 'a': batch_size is 0"),
         ({"accumulate": 1.5}, "state 'a': accumulate is 1.5"),
         ({"freeze_bn": "yes"}, "state 'a': freeze_bn is 'yes'"),
+        ({"short_cycle": 1}, "state 'a': short_cycle is 1"),
         ({"framez": 8}, "state 'a' has an unknown key 'framez', did you mean 'frames'"),
     ],
 )
@@ -84,6 +85,14 @@ def test_any_sampler_in_any_state():
         }
     )
     assert mixed.validation_clip == ClipSpec(4, 4, 1, 96)
+
+
+def test_a_short_cycle_keeps_the_work_of_a_step_about_equal():
+    state = State("a", ClipSpec(1, 8, 1, 224), 0.1, batch_size=8, short_cycle=True)
+    assert [(clip.size, batch) for clip, batch in state.cycle] == [(112, 32), (160, 16), (224, 8)]  # 158.4 to fours
+    assert state.largest_batch == 32 and State.from_dict("a", state.to_dict()) == state
+    plain = State("a", ClipSpec(1, 8, 1, 224), 0.1, batch_size=8)
+    assert plain.cycle == ((plain.clip, 8),) and "short_cycle" not in plain.to_dict()
 
 
 def test_names_are_safe_as_file_names():

@@ -170,6 +170,31 @@ def test_mixed_clips_are_trained_on_both_of_their_labels(index):
     assert trainer.train_epoch("a", 1).loss == first
 
 
+def test_a_short_cycle_changes_side_and_batch_with_every_step(index, monkeypatch):
+    """Half the side with 4 times the batch, 0.7 of it with twice, then the whole: round and round, no clip twice."""
+    state = State("s", CLIP, 0.05, batch_size=1, short_cycle=True)
+    trainer = trainer_of(index, state)
+    seen = []
+    monkeypatch.setattr(type(trainer.network), "forward", _noting(type(trainer.network).forward, seen))
+    trainer.enter(state, None)
+    stats = trainer.train_epoch("a", 1)
+    assert seen == [(4, 12), (2, 16), (1, 24), (4, 12)], "13 of 12 clips would be one step more"
+    assert (stats.clips, stats.clip_frames) == (11, 11 * CLIP.length)
+    again = trainer_of(index, state)
+    again.enter(state, None)
+    again.train_epoch("a", 1)
+    assert torch.equal(flat(again.weights()), flat(trainer.weights()))
+
+
+def _noting(forward, seen):
+    def noted(self, clips_NCTHW):
+        if self.training:
+            seen.append((len(clips_NCTHW), clips_NCTHW.shape[-1]))
+        return forward(self, clips_NCTHW)
+
+    return noted
+
+
 def test_an_epoch_without_a_full_step_is_an_error(index):
     trainer = trainer_of(index, data={"clips_per_epoch": 5})
     trainer.enter(STATE, None)

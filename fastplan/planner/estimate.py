@@ -1,0 +1,119 @@
+"""What a search will cost before it begins, and whether it can be worth that.
+
+How long an edge trains is not known beforehand: at least the attempt epochs, at most the cap. What is known is the
+price of an epoch in each state, and with it how many times its own path a search costs when edges take equally long.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fastplan.planner.states import START, Edge, StateGraph
+
+WORTH = 3.0  # a search of up to so many times its path is cheap enough to be tried without further reasons
+TELLING = 0.04  # gaps between branches that were seen to matter are about this large (docs/planning.md)
+
+
+@dataclass(frozen=True)
+class EdgeEstimate:
+    """An edge before it is trained. least, most: epochs. price: of one epoch, in whatever unit was given."""
+
+    source: str
+    target: str
+    least: int
+    most: int
+    price: float
+
+
+@dataclass(frozen=True)
+class SearchEstimate:
+    """A search before it begins.
+
+    edges: in the order of a serial search. path: prices (cheapest, dearest) of one epoch in every state of one path.
+    """
+
+    edges: tuple[EdgeEstimate, ...]
+    path: tuple[float, float]
+
+    @property
+    def total(self) -> tuple[float, float]:
+        """Price of the whole search: (every edge at its least, every edge at its most)."""
+        return sum(e.least * e.price for e in self.edges), sum(e.most * e.price for e in self.edges)
+
+    @property
+    def times_path(self) -> tuple[float, float]:
+        """How many times its own path a search costs, edges equally long: (the dearest path, the cheapest path)."""
+        whole = sum(edge.price for edge in self.edges)
+        return whole / self.path[1], whole / self.path[0]
+
+    def within(self, budget: float) -> tuple[int, int]:
+        """How many edges, in order, a budget pays in full: (where each trains longest, where each trains shortest)."""
+        return _paid([e.most * e.price for e in self.edges], budget), _paid(
+            [e.least * e.price for e in self.edges], budget
+        )
+
+
+def estimate(graph: StateGraph, prices: Mapping[str, float], *, attempt_epochs: int, max_epochs: int) -> SearchEstimate:
+    """Estimate a search from the price of one epoch in every state (seconds, clip-frames), > 0.
+
+    An edge trains at least `attempt_epochs` (then its knee was the very beginning) and at most `max_epochs`.
+    """
+    edges = tuple(
+        EdgeEstimate(source, target, min(attempt_epochs, max_epochs), max_epochs, prices[target])
+        for source, target in graph.edges_in_order()
+    )
+    cheapest, dearest = {START: 0.0}, {START: 0.0}
+    for state in graph.in_order():
+        before = graph.predecessors(state.name)
+        cheapest[state.name] = prices[state.name] + min(cheapest[name] for name in before)
+        dearest[state.name] = prices[state.name] + max(dearest[name] for name in before)
+    return SearchEstimate(edges, (cheapest[graph.sink], dearest[graph.sink]))
+
+
+def verdict(graph: StateGraph, found: SearchEstimate, *, val_videos: int, accuracy: float = 0.8) -> tuple[bool, str]:
+    """Whether a search can be worth its cost, and why, in words for a person.
+
+    val_videos: that decide. accuracy: around which the decisions will be made, a fraction. Two conditions, each seen to
+    decide (docs/planning.md): the validation videos must be able to tell two branches apart, and the search must not
+    cost more than what a single longer training would turn into the same accuracy.
+    """
+    contested = sum(len(graph.predecessors(state.name)) > 1 for state in graph.states)
+    if not contested:
+        return (
+            True,
+            "nothing is contested: one path, whose states end at their knees. A search costs what it trains.",
+        )
+    noise = math.sqrt(2 * accuracy * (1 - accuracy) / val_videos)
+    low, high = found.times_path
+    cost = f"it costs about {low:.1f} to {high:.1f} times the path that it finds"
+    if noise > TELLING:
+        return False, (
+            f"not worth its cost here: {val_videos} validation videos tell two ways apart only beyond "
+            f"{100 * noise:.0f} points (one standard error of the difference), and {cost}. Give more validation videos "
+            "(--val, plan.holdout), or train one path: a plan (--plan), or a graph without branches."
+        )
+    if low > WORTH:
+        return False, (
+            f"not worth its cost for one training: {cost}, and one longer training at a constant rate with averaged "
+            "weights was as good wherever the two were compared. It pays where the plan is trained again about "
+            f"{math.ceil(low)} times or more (seeds, networks, data), or where the learning rate is not known. "
+            "Otherwise give --budget or a smaller graph."
+        )
+    return True, (
+        f"affordable: {cost}; {val_videos} validation videos tell two ways apart beyond {100 * noise:.1f} points. It "
+        "needs no budget and no decay point chosen beforehand; it was not seen to beat a schedule with the right ones."
+    )
+
+
+def open_edges(found: SearchEstimate, reached: int) -> Sequence[Edge]:
+    """The edges behind the first `reached` ones."""
+    return [(edge.source, edge.target) for edge in found.edges[reached:]]
+
+
+def _paid(costs: Sequence[float], budget: float) -> int:
+    spent = 0.0
+    for number, cost in enumerate(costs):
+        spent += cost
+        if spent > budget * (1 + 1e-9):
+            return number
+    return len(costs)

@@ -1,0 +1,64 @@
+"""What a search is said to cost, against sums over all paths written out."""
+
+import random
+
+import pytest
+from planner.test_stepwise import random_graph
+
+from fastplan.configs import shipped
+from fastplan.planner.estimate import estimate, open_edges, verdict
+from fastplan.planner.graph_files import graph_from_dict, load_graph
+from fastplan.planner.states import START
+
+
+def paths(graph, name=START):
+    """Every path from a state to the sink, by brute force."""
+    if name == graph.sink:
+        return [()]
+    return [(following, *rest) for following in graph.successors(name) for rest in paths(graph, following)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_prices_of_paths_and_of_the_whole(seed):
+    rng = random.Random(seed)
+    graph = random_graph(rng)
+    prices = {state.name: rng.uniform(1, 9) for state in graph.states}
+    found = estimate(graph, prices, attempt_epochs=3, max_epochs=20)
+    sums = [sum(prices[name] for name in path) for path in paths(graph)]
+    assert found.path == (pytest.approx(min(sums)), pytest.approx(max(sums)))
+    whole = sum(prices[target] for _, target in graph.edges)
+    assert found.total == (pytest.approx(3 * whole), pytest.approx(20 * whole))
+    assert found.times_path == (pytest.approx(whole / max(sums)), pytest.approx(whole / min(sums)))
+
+
+def test_a_budget_pays_edges_in_order():
+    graph = load_graph(shipped("state_graphs")["default"])
+    prices = {"c8-high": 2.0, "u16-high": 4.0, "u16-low": 4.0}
+    found = estimate(graph, prices, attempt_epochs=5, max_epochs=50)
+    assert found.edges[0].target == "c8-high"
+    # In order an epoch costs 2, 4, 4, 4; summed over the longest edges 100, 300, ..., over the shortest 10, 30, 50, 70.
+    assert found.within(99) == (0, 4)
+    assert found.within(100) == (1, 4)
+    assert found.within(30) == (0, 2)
+    assert open_edges(found, 2) == [("c8-high", "u16-high"), ("u16-high", "u16-low")]
+
+
+def test_the_verdict_names_what_decides():
+    graph = load_graph(shipped("state_graphs")["paper-sparse"])
+    found = estimate(graph, {state.name: 1.0 for state in graph.states}, attempt_epochs=5, max_epochs=50)
+    assert found.times_path == (pytest.approx(14 / 5), pytest.approx(14 / 4))
+    worth, why = verdict(graph, found, val_videos=20000)
+    assert worth and "2.8 to 3.5 times" in why
+    worth, why = verdict(graph, found, val_videos=100)
+    assert not worth and "100 validation videos" in why and "6 points" in why  # sqrt(2 * .8 * .2 / 100) = .057
+    extended = load_graph(shipped("state_graphs")["paper-both"])
+    found = estimate(extended, {state.name: 1.0 for state in extended.states}, attempt_epochs=5, max_epochs=50)
+    worth, why = verdict(extended, found, val_videos=20000)
+    assert not worth and "or more (seeds, networks, data)" in why
+
+
+def test_one_path_is_always_worth_it():
+    row = {"segments": 1, "frames": 8, "lr": 0.1}
+    graph = graph_from_dict({"states": {"a": row, "b": row}, "edges": ["start -> a", "a -> b"]})
+    found = estimate(graph, {"a": 1.0, "b": 1.0}, attempt_epochs=5, max_epochs=50)
+    assert verdict(graph, found, val_videos=5) == (True, verdict(graph, found, val_videos=10**6)[1])
