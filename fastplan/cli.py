@@ -50,7 +50,9 @@ _SHEET = "fastplan-clips.html"
 
 _BENCHES = {
     "kernels": ("bench_kernels", "Triton kernels on a GPU: right in every configuration? how fast beside PyTorch?"),
-    "loader": ("bench_loader", "CPU time of a decoded clip"),
+    "loader": ("bench_loader", "the loader beside torchcodec, decord, PyAV and pytorchvideo, on equal clips"),
+    "memory": ("bench_memory", "memory over 2,000 iterations while the clip regime changes"),
+    "bound": ("bound", "what bounds this machine for a state graph: reading clips or the network"),
     "plan": ("bench_plan", "knee rules and search levers on curves whose truth is known"),
 }
 
@@ -173,12 +175,15 @@ def _parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {name:<10}{what}" for name, (_, what) in _BENCHES.items())
     bench = commands.add_parser(
         "bench",
-        help="measure a part of fastplan",
-        description="Measure a part of fastplan: equal results are shown first, then times.",
+        help="measure this machine",
+        description="Measure a part of fastplan: equal results are shown first, then times. Without a name: what is "
+        "quick, and at the end what bounds this machine.",
         epilog=f"benches:\n{listed}\n\n`fastplan bench NAME --help` lists what a bench takes.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    bench.add_argument("name", choices=tuple(_BENCHES), metavar="NAME", help="one of those below")
+    bench.add_argument("name", nargs="?", choices=tuple(_BENCHES), metavar="NAME", help="one of those below")
+    bench.add_argument("--data", metavar="DIR|LIST|VIDEO", help="without a name: your videos (default: made ones)")
+    bench.add_argument("--state-graph", metavar="NAME|FILE", help="without a name: what to train (default: default)")
     bench.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="for the bench")
     bench.set_defaults(run_command=_bench)
 
@@ -357,8 +362,16 @@ def _show(arguments: argparse.Namespace, listed: "VideoList", data: "DataConfig"
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    module, _ = _BENCHES[arguments.name]
-    return subprocess.call([sys.executable, "-m", f"fastplan.benchmarks.{module}", *arguments.arguments])
+    data = ["--data", arguments.data] if arguments.data else []
+    graph = ["--state-graph", arguments.state_graph] if arguments.state_graph else []
+    if arguments.name is None:
+        return _run_bench("loader", ["--quick", *data]) or _run_bench("bound", [*graph, *data])
+    return _run_bench(arguments.name, [*graph, *data, *arguments.arguments])
+
+
+def _run_bench(name: str, words: Sequence[str]) -> int:
+    module, _ = _BENCHES[name]
+    return subprocess.call([sys.executable, "-m", f"fastplan.benchmarks.{module}", *words])
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -42,7 +42,7 @@ FLAGS = {
     "test": {"--run", "--data", "--clips"},
     "check": {"--show", "--json", "--fix-list", "--span", "--hash"},
     "networks": {"--frames", "--size", "--json", "--kernels"},
-    "bench": set(),
+    "bench": {"--data", "--state-graph"},
     "doctor": set(),
 }
 

@@ -75,7 +75,8 @@ def _decode(
                 if seen := [view for view in views if view in wanted]:
                     picture_HWC = upright(picture(frame), video.rotation, mirror=video.mirror)
                     for view in seen:
-                        clips_VTHWC[view, wanted[view]] = picture_HWC
+                        for place in wanted[view]:
+                            clips_VTHWC[view, place] = picture_HWC
             if not places:
                 break
     except (OSError, av.FFmpegError, ValueError) as error:
