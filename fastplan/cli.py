@@ -39,6 +39,8 @@ examples:
       a table, and everything that is worth knowing about single files
   fastplan check videos/ --span 64 --hash --fix-list clean.csv
       videos shorter than 64 frames, videos that are there twice; a list of what is left, for --data clean.csv
+  fastplan check train.csv --index train.parquet
+      one row a video for pandas or DuckDB: label, group, facts, and every packet (docs/data.md lists the columns)
   fastplan check train.csv --json data.threads=8
       the same for a program; progress goes to standard error
 
@@ -149,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("data", metavar="DATA", help="a video, a folder of videos, a folder per class, a list, shards")
     check.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     check.add_argument("--fix-list", type=Path, metavar="FILE", help="write a list without the bad videos (.csv, .txt)")
+    check.add_argument("--index", type=Path, metavar="FILE", help="write facts, labels and packet tables as Parquet")
     check.add_argument("--span", type=int, metavar="N", default=16, help="frames a clip spans; fewer is short (16)")
     check.add_argument("--show", type=int, metavar="N", help=f"write {_SHEET} with N clips, augmented as in training")
     check.add_argument("--hash", action="store_true", help="compare contents too, and name videos that are there twice")
@@ -266,6 +269,7 @@ def _test(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from fastplan.check import check_videos, write_fix_list
     from fastplan.config import build_config, parse_override
+    from fastplan.data.export import write_index
     from fastplan.data.index import probe_files
     from fastplan.data.splits import cache_dir, list_videos
     from fastplan.report.checks import checked_json, print_checked
@@ -273,10 +277,12 @@ def _check(arguments: argparse.Namespace) -> int:
 
     if arguments.span < 1:
         raise UserError(f"--span is {arguments.span}; it must be at least 1")
+    if arguments.index and arguments.index.suffix != ".parquet":
+        raise UserError(f"--index is {arguments.index}; its name must end with .parquet")
     data = build_config([(f"'{word}'", parse_override(word)) for word in arguments.overrides]).data
     listed = list_videos(arguments.data, data, labelled=False)
     with Terminal(make_console(stderr=True)) as terminal:
-        _, rows = probe_files(
+        store, rows = probe_files(
             listed.places,
             cache_dir=cache_dir(data) / "index",
             threads=data.threads or len(os.sched_getaffinity(0)),
@@ -287,9 +293,12 @@ def _check(arguments: argparse.Namespace) -> int:
     checked = check_videos(listed, rows.to_pylist(), span=arguments.span)
     if arguments.show:
         _show(arguments, listed, data)
+    if arguments.index:
+        lines = write_index(arguments.index, listed, store, rows)
+        print(f"{arguments.index} has {lines} {'row' if lines == 1 else 'rows'}", file=sys.stderr)
     if arguments.fix_list:
         lines = write_fix_list(arguments.fix_list, listed, checked)
-        print(f"{arguments.fix_list} lists {lines} videos", file=sys.stderr)
+        print(f"{arguments.fix_list} lists {lines} {'video' if lines == 1 else 'videos'}", file=sys.stderr)
     if arguments.json:
         print(checked_json(checked))
     else:

@@ -40,7 +40,7 @@ FLAGS = {
         "--probe",
     },
     "test": {"--run", "--data", "--clips"},
-    "check": {"--show", "--json", "--fix-list", "--span", "--hash"},
+    "check": {"--show", "--json", "--fix-list", "--index", "--span", "--hash"},
     "networks": {"--frames", "--size", "--json", "--kernels"},
     "bench": {"--data", "--state-graph"},
     "doctor": set(),

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,21 @@ class IndexStore:
         """The timestamps of a row, as in `Timing`."""
         return np.array(self._files[file].cells(row, ("pts",))["pts"].as_py(), np.int64)
 
+    def passing(
+        self, places: Iterable[tuple[str, int, int]]
+    ) -> Iterator[tuple[PacketTable | None, npt.NDArray[np.int64]]]:
+        """What `table` and `pts` give for each (file, row, bytes of the video), for going through many; none is kept.
+
+        Neighbours in the index should be neighbours here: they are read together.
+        """
+        held: dict[str, tuple[int, pa.Table]] = {}
+        for name, row, file_bytes in places:
+            group, number = self._files[name].locate(row)
+            if name not in held or held[name][0] != group:
+                held[name] = group, self._files[name].read(group, PACKETS.names)
+            cells = {column: held[name][1][column][number] for column in PACKETS.names}
+            yield _packet_table(cells, file_bytes), np.array(cells["pts"].as_py(), np.int64)
+
     @contextmanager
     def writer(self) -> Iterator["_Writer"]:
         """What new rows are added with; on the way out they are there for every reader, whatever ended the block.
@@ -155,21 +170,23 @@ class _File:
                 mask = pc.is_in(batch["path"], value_set=wanted)
                 yield batch.append_column("file", name).append_column("row", rows).filter(mask)
 
+    def locate(self, row: int) -> tuple[int, int]:
+        """The group of a row of packets, and its number there."""
+        group = int(np.searchsorted(self._begin_G, row, side="right")) - 1
+        return group, row - int(self._begin_G[group])
+
+    def read(self, group: int, columns: Collection[str]) -> pa.Table:
+        with self._lock:
+            return self._packets.read_row_group(group, columns=list(columns), use_threads=False)
+
     def cells(self, row: int, columns: Collection[str]) -> dict[str, Any]:
         """Cells of one row of packets."""
-        group = int(np.searchsorted(self._begin_G, row, side="right")) - 1
-        with self._lock:
-            read = self._packets.read_row_group(group, columns=list(columns), use_threads=False)
-        return {name: read[name][row - int(self._begin_G[group])] for name in columns}
+        group, number = self.locate(row)
+        read = self.read(group, columns)
+        return {name: read[name][number] for name in columns}
 
     def table(self, row: int, file_bytes: int) -> PacketTable | None:
-        cells = self.cells(row, _TABLE)
-        if not cells["coding"].is_valid:
-            return None
-        codec, tag, extradata, width, height, colours, prime = json.loads(cells["coding"].as_py())
-        columns = (cells[name].values.to_numpy().copy() for name in _TABLE[1:])
-        coding = Coding(codec, tag, extradata, width, height, tuple(colours), prime)
-        return PacketTable(coding, file_bytes, *columns)
+        return _packet_table(self.cells(row, _TABLE), file_bytes)
 
 
 class _Writer:
@@ -235,6 +252,15 @@ class _Pair:
         pq.write_table(facts, self._partial[0], compression="zstd", write_statistics=False)
         self._partial[1].replace(self._path.with_suffix(".packets"))
         self._partial[0].replace(self._path)
+
+
+def _packet_table(cells: dict[str, Any], file_bytes: int) -> PacketTable | None:
+    if not cells["coding"].is_valid:
+        return None
+    codec, tag, extradata, width, height, colours, prime = json.loads(cells["coding"].as_py())
+    columns = (cells[name].values.to_numpy().copy() for name in _TABLE[1:])
+    coding = Coding(codec, tag, extradata, width, height, tuple(colours), prime)
+    return PacketTable(coding, file_bytes, *columns)
 
 
 def _is_current(parquet: pq.ParquetFile) -> bool:
