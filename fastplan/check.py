@@ -4,11 +4,14 @@ import csv
 import io
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from fastplan.data.lists import VideoList
 from fastplan.data.video import PICTURES
@@ -18,6 +21,7 @@ Kind = Literal["bad", "cut off", "short", "variable rate", "long GOP", "unsuppor
 
 _LONG_GOP = 60  # frames; a clip decodes half of it, on average, before its first frame
 _SHORT_GOP = 12
+_ROWS_AT_A_TIME = 256
 _WHOLE, _MISSING_S = 0.8, 1.0  # audio alone makes many a header say a little more
 _NVDEC_PIXELS = {  # what NVIDIA's decoder takes, by codec, in the formats that videos usually have
     "h264": ("yuv420p", "yuvj420p"),
@@ -80,41 +84,64 @@ class Checked:
         return {**facts, "findings": [vars(finding) for finding in self.findings]}
 
 
-def check_videos(listed: VideoList, rows: Sequence[Mapping[str, Any]], *, span: int) -> list[Checked]:
-    """Every file with what was found.
+class CheckedVideos:
+    """The files of a list, in its order, with what was found; each pass makes them anew, so that none is held.
 
     rows: of the files of `listed`, in its order. span: frames that a clip covers; videos with fewer are short.
     """
-    labels_of: dict[str, list[int]] = defaultdict(list)
-    parts_of: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for place, label, segment in zip_longest(listed.places, listed.labels, listed.segments):
-        path = place.absolute().path
-        labels_of[path].append(label)
-        if segment is not None:
-            parts_of[path].append(segment)
-    first_with: dict[str, str] = {}
-    checked = []
-    for row in rows:
-        findings = [*_findings(row, parts_of.get(row["path"], ()), span)]
-        if row["sha256"] and (other := first_with.setdefault(row["sha256"], row["path"])) != row["path"]:
-            advice = "keep one of them, or let a group column keep them on one side of every split"
-            findings.append(Finding("duplicate", f"the same content as {other}", advice))
-        names = [listed.classes[label] for label in labels_of[row["path"]]] if listed.classes else []
-        if len(names) > 1 and row["path"] not in parts_of:
-            detail = f"listed {len(names)} times, as {', '.join(sorted(set(names)))}"
-            findings.append(Finding("duplicate", detail, "keep the line that is right"))
-        checked.append(Checked(row, names[0] if names else None, tuple(findings)))
-    return checked
+
+    def __init__(self, listed: VideoList, rows: pa.Table, *, span: int) -> None:
+        self._classes, self._rows, self._span = listed.classes, rows, span
+        self._label_F: list[int] = []
+        self._repeats: dict[int, list[int]] = defaultdict(list)  # labels of all lines but the first
+        self._parts_s: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        numbers: dict[str, int] = {}
+        for place, label, segment in zip_longest(listed.places, listed.labels, listed.segments):
+            number = numbers.setdefault(place.absolute().path, len(numbers))
+            if number == len(self._label_F):
+                self._label_F.append(label)
+            else:
+                self._repeats[number].append(label)
+            if segment is not None:
+                self._parts_s[number].append(segment)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Checked]:
+        first_with: dict[str, str] = {}
+        for number, row in enumerate(self._dictionaries()):
+            findings = [*_findings(row, self._parts_s.get(number, ()), self._span)]
+            if row["sha256"] and (other := first_with.setdefault(row["sha256"], row["path"])) != row["path"]:
+                advice = "keep one of them, or let a group column keep them on one side of every split"
+                findings.append(Finding("duplicate", f"the same content as {other}", advice))
+            label = self._classes[self._label_F[number]] if self._classes else None
+            if number in self._repeats and number not in self._parts_s:
+                findings.append(self._listed_twice(number))
+            yield Checked(row, label, tuple(findings))
+
+    @property
+    def bad(self) -> frozenset[str]:
+        """Paths of the files from which no clip can be drawn."""
+        return frozenset(self._rows.filter(pc.not_equal(self._rows["bad"], ""))["path"].to_pylist())
+
+    def _dictionaries(self) -> Iterator[dict[str, Any]]:
+        for batch in self._rows.to_batches(max_chunksize=_ROWS_AT_A_TIME):
+            yield from batch.to_pylist()
+
+    def _listed_twice(self, number: int) -> Finding:
+        labels = [self._label_F[number], *self._repeats[number]]
+        named = f", as {', '.join(sorted({self._classes[label] for label in labels}))}" if self._classes else ""
+        return Finding("duplicate", f"listed {len(labels)} times{named}", "keep the line that is right")
 
 
-def write_fix_list(file: Path, listed: VideoList, checked: Iterable[Checked]) -> int:
-    """A list of the videos that decode, to be given as --data; returns how many lines it has.
+def write_fix_list(file: Path, listed: VideoList, bad: Collection[str]) -> int:
+    """A list of the videos that are not `bad`, to be given as --data; returns how many lines it has.
 
     A `.csv` file keeps class names, groups and segments; any other has `path label` lines. Raises `UserError` where the
     list cannot say it.
     """
-    usable = {found.row["path"] for found in checked if found.usable}
-    kept = [n for n, place in enumerate(listed.places) if place.absolute().path in usable]
+    kept = [n for n, place in enumerate(listed.places) if place.absolute().path not in bad]
     if any(listed.places[n].shard for n in kept):
         raise UserError("a list cannot name members of shards; training leaves the bad ones out by itself")
     names = [_listed_path(listed, n, file) for n in kept]
@@ -165,7 +192,7 @@ def _findings(row: Mapping[str, Any], parts_s: Sequence[tuple[float, float]], sp
 def _advice_for_bad(row: Mapping[str, Any]) -> str:
     if "takes more than" in row["bad"]:
         return "give it more time with data.probe_limit_s, or leave it out"
-    if row["bad"] == "no such file" or row["shard"]:
+    if row["bad"] == "no such file" or "is empty" in row["bad"] or row["shard"]:
         return "fetch it again, or leave it out (--fix-list)"
     return f"fetch it again; what is left of it: {_ffmpeg(row, '-c:v libx264 -crf 18', '-err_detect ignore_err ')}"
 

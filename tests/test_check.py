@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastplan.check import check_videos
+from fastplan.check import CheckedVideos
 from fastplan.data.index import build_index, probe_files
 from fastplan.data.lists import VideoList, read_videos
 from fastplan.data.storage import Place
@@ -60,7 +60,7 @@ def mixed(tmp_path) -> Path:
         for number in range(2):
             write_numbered(root / label / f"{number}.mp4", 24 + number + 5 * (label == "stop"))
     shutil.copy(root / "stop" / "0.mp4", root / "go left" / 'a "b" 7.mp4')
-    (root / "stop" / "none.mp4").write_text("no video")
+    (root / "stop" / "none.mp4").touch()
     whole = (root / "stop" / "1.mp4").read_bytes()
     (root / "go left" / "cut.mp4").write_bytes(whole[: len(whole) // 3])
     return root
@@ -70,7 +70,11 @@ def test_a_folder_per_class_with_bad_files(mixed, tmp_path):
     done = check(mixed, "--span", "26", "--hash", "--fix-list", tmp_path / "clean.csv", cache=tmp_path / "cache")
     assert done.returncode == 1, done.stderr
     text = " ".join(done.stdout.split())
-    assert "bad: 2 of 7" in text and "go left/cut.mp4: cannot be decoded" in text and "stop/none.mp4" in text
+    assert (
+        "bad: 2 of 7" in text
+        and "go left/cut.mp4: cannot be decoded" in text
+        and "stop/none.mp4: cannot be decoded (the file is empty) fetch it again, or" in text
+    )
     assert "short: 2 of 7" in text and "0.mp4: 24 frames, a clip spans 26" in text
     assert "duplicate: 1 of 7" in text and "stop/0.mp4: the same content as" in text
     assert "7 files, 137 frames; 2 are left out" in text
@@ -112,7 +116,11 @@ def test_a_flat_folder_and_a_single_video(tmp_path):
 
 def test_mistakes_are_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
-    for word, message in (("empty", "has no videos"), ("gone", "there is no data at")):
+    for word, message in (
+        ("empty", "has no videos"),
+        ("gone", "there is no data at"),
+        ("emtpy", f"did you mean {tmp_path / 'empty'}?"),
+    ):
         done = check(tmp_path / word, cache=tmp_path / "cache")
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     write_numbered(tmp_path / "empty" / "a.mp4", 20)
@@ -144,6 +152,6 @@ def test_findings_of_files_made_for_them(tmp_path):
     places = tuple(Place(str(tmp_path / name)) for name in wanted)
     _, rows = probe_files(places, cache_dir=tmp_path / "cache", threads=1)
     listed = VideoList(places, (0,) * 5, tuple(wanted), ())
-    found = check_videos(listed, rows.to_pylist(), span=16)
+    found = list(CheckedVideos(listed, rows, span=16))
     assert {Path(one.row["path"]).name: [finding.kind for finding in one.findings] for one in found} == wanted
     assert "-c copy" in found[2].findings[0].advice and "-pix_fmt yuv420p" in found[3].findings[0].advice

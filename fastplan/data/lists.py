@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from fastplan.data.list_formats import (
@@ -99,7 +100,9 @@ def _read(
     if path.is_dir() and format != "hmdb51" and not any(path.glob("*_test_split[123].txt")):
         return (_read_folder if labelled else _read_files)(path, pictures), path
     if not path.exists():
-        raise UserError(f"there is no data at {source}: give a folder with one sub-folder per class, or a list file")
+        near = _nearest(path)
+        hint = f"did you mean {near}?" if near else "give a folder with one sub-folder per class, or a list file"
+        raise UserError(f"there is no data at {source}: {hint}")
     if not labelled and path.suffix.lower() in VIDEO_SUFFIXES:
         return VideoList((Place(source),), (0,), (source,), ()), path.parent
     kind = format or detect(path)
@@ -107,6 +110,13 @@ def _read(
         return _read_list(path, pictures), path.parent
     entries, classes = read_annotation(path, kind, part, pictures)
     return _from_entries(entries, classes, pictures), path if path.is_dir() else path.parent
+
+
+def _nearest(path: Path) -> Path | None:
+    """What else lies in the same folder under a similar name."""
+    names = os.listdir(path.parent) if path.parent.is_dir() else ()
+    near = get_close_matches(path.name, names, n=1, cutoff=0.75)
+    return path.with_name(near[0]) if near else None
 
 
 def _from_entries(entries: Sequence[Entry], classes: Sequence[str], pictures: PictureNames) -> VideoList:

@@ -92,6 +92,9 @@ def bad_row(place: Place, reason: str) -> Probed:
 
 
 def _video(place: Place, stamp: str) -> Probed:
+    with place.open() as source:
+        if not source.size:
+            raise ValueError("the file is empty")
     found = scan(place)
     if found is None:
         raise ValueError("no video stream, or none that decodes")

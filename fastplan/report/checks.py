@@ -2,49 +2,60 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TextIO, get_args
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fastplan.check import Checked, Finding, Kind
+from fastplan.check import Checked, CheckedVideos, Finding, Kind
 
 _MOST_ROWS = 60
 _MOST_NAMED = 5
 _STYLES = {"bad": "red", "cut off": "red", "short": "yellow"}
 
 
-def print_checked(console: Console, checked: Sequence[Checked], source: str) -> None:
+def print_checked(console: Console, checked: CheckedVideos, source: str) -> None:
     """The table (of more than 60 videos a summary), every kind of finding with files and advice, and the verdict."""
     base = Path(source).resolve()
     base = base if base.is_dir() else base.parent
     console.print(_videos_table(checked, base) if len(checked) <= _MOST_ROWS else _summary_table(checked))
-    by_kind: dict[str, list[tuple[Checked, Finding]]] = defaultdict(list)
+    counts: Counter[Kind] = Counter()
+    named: dict[Kind, list[tuple[str, Finding]]] = defaultdict(list)
+    frames = 0
     for one in checked:
+        frames += one.row["frames"]
         for finding in one.findings:
-            by_kind[finding.kind].append((one, finding))
-    for kind in (kind for kind in get_args(Kind) if kind in by_kind):
-        found = by_kind[kind]
+            counts[finding.kind] += 1
+            if counts[finding.kind] <= _MOST_NAMED:
+                named[finding.kind].append((_name(one, base), finding))
+    for kind in (kind for kind in get_args(Kind) if counts[kind]):
         style = _STYLES.get(kind, "cyan")
-        console.print(f"\n[bold {style}]{kind}[/]: {len(found)} of {len(checked)}")
-        for one, finding in found[:_MOST_NAMED]:
-            console.print(f"  {escape(_name(one, base))}: {escape(finding.detail)}", highlight=False, soft_wrap=True)
+        console.print(f"\n[bold {style}]{kind}[/]: {counts[kind]} of {len(checked)}")
+        for name, finding in named[kind]:
+            console.print(f"  {escape(name)}: {escape(finding.detail)}", highlight=False, soft_wrap=True)
             console.print(f"    [dim]{escape(finding.advice)}[/dim]", highlight=False, soft_wrap=True)
-        if len(found) > _MOST_NAMED:
-            console.print(f"  and {len(found) - _MOST_NAMED} more; --json lists all", highlight=False)
-    bad = sum(not one.usable for one in checked)
-    frames = sum(one.row["frames"] for one in checked)
-    verdict = f"{bad} are left out: see 'bad'" if bad else "all of them decode"
-    console.print(f"\n{len(checked)} files, {frames:,} frames; {verdict}", highlight=False)
+        if counts[kind] > _MOST_NAMED:
+            console.print(f"  and {counts[kind] - _MOST_NAMED} more; --json lists all", highlight=False)
+    console.print(f"\n{_verdict(len(checked), len(checked.bad), frames)}", highlight=False)
 
 
-def checked_json(checked: Sequence[Checked]) -> str:
-    """{"videos": [...], "counts": {kind: files}}, one object for a program."""
-    counts = Counter(finding.kind for one in checked for finding in one.findings)
-    return json.dumps({"videos": [one.as_json() for one in checked], "counts": counts}, indent=1)
+def write_json(checked: CheckedVideos, stream: TextIO) -> None:
+    """{"videos": [...], "counts": {kind: files}}, one object for a program, a video a line."""
+    counts: Counter[Kind] = Counter()
+    stream.write('{"videos": [')
+    for number, one in enumerate(checked):
+        counts.update(finding.kind for finding in one.findings)
+        stream.write(f"{',' if number else ''}\n {json.dumps(one.as_json())}")
+    stream.write(f'\n], "counts": {json.dumps(counts)}}}\n')
+
+
+def _verdict(files: int, bad: int, frames: int) -> str:
+    count = f"{files} {'file' if files == 1 else 'files'}, {frames:,} {'frame' if frames == 1 else 'frames'}; "
+    if not bad:
+        return count + ("it decodes" if files == 1 else "all of them decode")
+    return count + f"{bad} {'is' if bad == 1 else 'are'} left out: see 'bad'"
 
 
 def _name(one: Checked, base: Path) -> str:
@@ -52,7 +63,7 @@ def _name(one: Checked, base: Path) -> str:
     return str(path.relative_to(base) if path.is_relative_to(base) else path)
 
 
-def _videos_table(checked: Sequence[Checked], base: Path) -> Table:
+def _videos_table(checked: CheckedVideos, base: Path) -> Table:
     table = Table()
     for column in ("video", "frames", "fps", "seconds", "size", "codec", "GOP", "findings"):
         table.add_column(
@@ -76,22 +87,25 @@ def _videos_table(checked: Sequence[Checked], base: Path) -> Table:
     return table
 
 
-def _summary_table(checked: Sequence[Checked]) -> Table:
+def _summary_table(checked: CheckedVideos) -> Table:
     table = Table()
     for column in ("codec", "videos", "frames (fewest, median, most)", "sizes", "GOP (median)"):
         table.add_column(column, justify="left" if column in ("codec", "sizes") else "right")
-    by_codec: dict[str, list[Checked]] = defaultdict(list)
+    frames_of: dict[str, list[int]] = defaultdict(list)
+    gops_of: dict[str, list[int]] = defaultdict(list)
+    sizes_of: dict[str, Counter[str]] = defaultdict(Counter)
     for one in checked:
         if one.usable:
-            by_codec[f"{one.row['codec']} {one.row['pixels']}"].append(one)
-    for codec, videos in sorted(by_codec.items(), key=lambda item: -len(item[1])):
-        frames = sorted(one.row["frames"] for one in videos)
-        gops = sorted(one.row["gop"] for one in videos)
-        sizes = Counter(f"{one.row['width']}x{one.row['height']}" for one in videos).most_common()
+            codec = f"{one.row['codec']} {one.row['pixels']}"
+            frames_of[codec].append(one.row["frames"])
+            gops_of[codec].append(one.row["gop"])
+            sizes_of[codec][f"{one.row['width']}x{one.row['height']}"] += 1
+    for codec, counts in sorted(frames_of.items(), key=lambda item: -len(item[1])):
+        frames, gops, sizes = sorted(counts), sorted(gops_of[codec]), sizes_of[codec].most_common()
         others = f" and {len(sizes) - 2} more" if len(sizes) > 2 else ""
         table.add_row(
             codec,
-            str(len(videos)),
+            str(len(frames)),
             f"{frames[0]}, {frames[len(frames) // 2]}, {frames[-1]}",
             ", ".join(size for size, _ in sizes[:2]) + others,
             str(gops[len(gops) // 2]),
