@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fastplan.data.export import new_file
 from fastplan.data.lists import VideoList
 from fastplan.data.video import PICTURES
 from fastplan.errors import UserError
@@ -139,7 +140,7 @@ def write_fix_list(file: Path, listed: VideoList, bad: Collection[str]) -> int:
     """A list of the videos that are not `bad`, to be given as --data; returns how many lines it has.
 
     A `.csv` file keeps class names, groups and segments; any other has `path label` lines. Raises `UserError` where the
-    list cannot say it.
+    list cannot say it, or not be written.
     """
     kept = [n for n, place in enumerate(listed.places) if place.absolute().path not in bad]
     if any(listed.places[n].shard for n in kept):
@@ -153,8 +154,8 @@ def write_fix_list(file: Path, listed: VideoList, bad: Collection[str]) -> int:
         text = "".join(f"{name}\n" for name in names)
     else:
         text = "".join(f"{_quoted(name)} {listed.labels[n]}\n" for n, name in zip(kept, names, strict=True))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    with new_file(file) as partial:
+        partial.write_text(text, encoding="utf-8")
     return len(kept)
 
 

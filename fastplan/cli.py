@@ -279,6 +279,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
     if arguments.span < 1:
         raise UserError(f"--span is {arguments.span}; it must be at least 1")
+    if arguments.show is not None and arguments.show < 1:
+        raise UserError(f"--show is {arguments.show}; it must be at least 1")
     if arguments.index and arguments.index.suffix != ".parquet":
         raise UserError(f"--index is {arguments.index}; its name must end with .parquet")
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own holds 9 MB more for 10,000 files
@@ -363,8 +365,6 @@ def _show(arguments: argparse.Namespace, listed: "VideoList", data: "DataConfig"
     from fastplan.data.splits import cache_dir
     from fastplan.report.sheet import sheet_page
 
-    if arguments.show < 0:
-        raise UserError(f"--show is {arguments.show}; it must be at least 1")
     threads = data.threads or len(os.sched_getaffinity(0))
     index = build_index(listed, cache_dir=cache_dir(data) / "index", threads=threads, limit_s=data.probe_limit_s)
     spec = ClipSpec.consecutive(8, stride=max(arguments.span // 8, 1), size=160)

@@ -126,6 +126,10 @@ def test_mistakes_are_one_line(tmp_path):
     write_numbered(tmp_path / "empty" / "a.mp4", 20)
     done = check(tmp_path / "empty", "--span", "0", cache=tmp_path / "cache")
     assert done.returncode == 2 and "--span is 0" in done.stderr
+    done = check(tmp_path / "empty", "--show", "0", cache=tmp_path / "cache")
+    assert done.returncode == 2 and "--show is 0" in done.stderr
+    done = check(tmp_path / "empty", "--fix-list", tmp_path / "empty", cache=tmp_path / "cache")
+    assert done.returncode == 2 and "empty cannot be written" in done.stderr and done.stderr.count("\n") == 1
     done = check(tmp_path / "empty", "--index", tmp_path / "empty" / "a.mp4", cache=tmp_path / "cache")
     assert done.returncode == 2 and "must end with .parquet" in done.stderr
     done = check(tmp_path / "empty", "data.picture_pattern=img.jpg", cache=tmp_path / "cache")

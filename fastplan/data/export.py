@@ -5,7 +5,8 @@ list gives it beside the facts of its file and its packet table. Rows are read a
 tables of millions of packets are never in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -50,17 +51,27 @@ def write_index(file: Path, listed: VideoList, store: IndexStore, rows: pa.Table
     """
     row_of = {path: n for n, path in enumerate(rows["path"].to_pylist())}
     row_N = [row_of[place.absolute().path] for place in listed.places]
+    with new_file(file) as partial:
+        _write(partial, listed, store, rows, row_N)
+    return len(row_N)
+
+
+@contextmanager
+def new_file(file: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `file` at the end; nothing is left of it where that is not reached.
+
+    Raises `UserError` where `file` cannot be written.
+    """
     partial = file.with_name(f"{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write(partial, listed, store, rows, row_N)
+            yield partial
             partial.replace(file)
         finally:
             partial.unlink(missing_ok=True)
-    except (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}): name another file") from None
-    return len(row_N)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written ({error.strerror or error}): name another file") from None
 
 
 def _write(file: Path, listed: VideoList, store: IndexStore, rows: pa.Table, row_N: Sequence[int]) -> None:
