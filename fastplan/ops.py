@@ -113,8 +113,8 @@ class Operators:
     """The steps of a block, on the operators of `k`: `kernels.fused` or `kernels.reference`.
 
     Convolutions are bias-free `nn.Conv3d`, `bn` a `layers.BatchNorm`. A convolution is a GEMM of ours where `gemm` says
-    so, and its own forward, a conv2d on a view, elsewhere. A BatchNorm that is frozen or in evaluation is folded into
-    the GEMM before it.
+    so, and its own forward, a conv2d on a view, elsewhere. A BatchNorm that is frozen or in evaluation and has a ReLU
+    behind it is folded into the GEMM before it.
     """
 
     k: ModuleType
