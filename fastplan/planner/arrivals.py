@@ -97,7 +97,8 @@ def pick(arrivals: list[Reached]) -> Reached:
     elif len(tied) == 1:
         why = f"best of {len(arrivals)} by more than one standard error"
     else:
-        why = f"within one standard error of {len(tied) - 1} other(s)"
+        others = "another" if len(tied) == 2 else f"{len(tied) - 1} others"
+        why = f"within one standard error of {others}"
         why += ", the cheapest" if len(converged or tied) > 1 else ", the only one that converged"
     losers = [a for a in arrivals if a is not best and a.outcome.status == "cap"]
     if losers:

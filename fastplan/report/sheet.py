@@ -38,7 +38,8 @@ def sheet_page(
             place += 1
     loader.close()
     title = f"{place} augmented clips, {spec}"
-    body = f"<h1>{title}</h1><p>Each row is one clip; in a mixed batch, a clip and the one as far from its end.</p>"
+    mixing = "; in a mixed batch, a clip and the one as far from its end" if augment.mixup or augment.cutmix else ""
+    body = f"<h1>{title}</h1><p>Each row is one clip{mixing}.</p>"
     return (
         f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>{body}{''.join(figures)}\n"
     )
