@@ -111,6 +111,7 @@ def test_a_resumed_run_loses_the_same_clips_though_the_files_are_back(folder, in
 
 def test_what_a_run_has_lost_survives_a_kill_in_the_middle_of_a_line(tmp_path):
     rundir = RunDir(tmp_path / "run")
+    rundir.claim()
     assert rundir.load_lost() == []
     clips = [LostClip("a b.mp4", "gone", "s", 1, 7, 3), LostClip("ü.mp4", 'it "broke"', "evaluation", 0, 2, None)]
     for clip in clips:
