@@ -57,12 +57,14 @@ setup(
     ],
     extras_require={
         "cuda13": ["nvidia-dali-cuda130>=2.4"],
+        "ray": ["ray>=2.40"],
         "dev": [
             "hypothesis>=6.100",
             "import-linter>=2.0",
             "mypy>=1.10",
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "ray>=2.40",
             "ruff>=0.6",
             "types-PyYAML",
         ],

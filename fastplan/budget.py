@@ -51,9 +51,7 @@ class Budget:
         match = _FORM.fullmatch(str(text).strip())
         amount = float(match[1]) if match else 0.0
         if match is None or amount <= 0:
-            raise UserError(
-                f"the budget '{text}' is none: write 40h, 90m (device time), 200e (epochs) or 3e6f (frames)"
-            )
+            raise UserError(f"'{text}' is no budget: write 40h or 90m (device time), 200e (epochs), 3e6f (clip-frames)")
         unit, factor = _UNITS[match[2]]
         return cls(amount * factor, unit)
 

@@ -46,12 +46,14 @@ def train(rundir: RunDir, task: Task, resumed: bool, workers: WorkerChoice, term
             rundir.save_environment(environment())
         rundir.log("resume" if resumed else "begin", graph=task.config.state_graph, plan=task.config.replay)
         reached: Reached | None = None
+        frontier: tuple[Reached, ...] = ()
         choices: list[str] = []
         plan: Plan | None
         if task.graph is not None:
             result = runner.search(task.graph)
             plan, note = result.plan, result.note
             reached = result.path
+            frontier = result.frontier.points if result.frontier is not None else ()
             choices = [
                 f"{name}: {cell.why}" for name, cell in result.reached.items() if len(task.graph.predecessors(name)) > 1
             ]
@@ -65,7 +67,9 @@ def train(rundir: RunDir, task: Task, resumed: bool, workers: WorkerChoice, term
             tested = _test_network(rundir, loader, runner.config, task.target, runner.precision, terminal)
             loader.close()
         rundir.save_results(_results(plan, note, outcomes, tested, runner))
-        rundir.save_report(report_page(task, runner.journal, outcomes, reached, plan, tested, _bad_files(runner)))
+        rundir.save_report(
+            report_page(task, runner.journal, outcomes, reached, plan, tested, _bad_files(runner), frontier)
+        )
         _conclude(terminal, rundir, outcomes, reached, plan, note, choices, tested, runner.config)
         if runner.lost.files:
             terminal.note(f"files that could not be read: {len(runner.lost.files)}, see lost_clips in results.json")

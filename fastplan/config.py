@@ -211,8 +211,9 @@ class RunConfig(_Section):
     """Everything a run depends on.
 
     state_graph: a shipped name or a file. replay: a plan, shipped name or file, to train without a search; exact: for
-    exactly its epochs instead of ending each state at its own knee. device: where to train. kernels: `auto` is the
-    Triton kernels on a GPU, `off` PyTorch's operators everywhere, `reference` the kernels' definitions in PyTorch.
+    exactly its epochs instead of ending each state at its own knee. device: where to train. checkpoints: a
+    folder or URL of fsspec that every worker reaches, of this run alone; null is the run folder. kernels: `auto` is
+    the Triton kernels on a GPU, `off` PyTorch's operators everywhere, `reference` their definitions in PyTorch.
     """
 
     state_graph: str | None = None
@@ -220,6 +221,7 @@ class RunConfig(_Section):
     exact: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoints: str | None = None
     kernels: Literal["auto", "off", "reference"] = "auto"
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()

@@ -1,15 +1,15 @@
 """The run folder: the only module that knows which file is where.
 
 config.yaml (resolved), pretrained.json, state_graph.yaml or replay.yaml, journal.sqlite, checkpoints/, network.pt,
-plan.yaml, results.json, report.html, log.jsonl, lost.jsonl, environment.json, tensorboard/. Files that matter are
-written to a temporary name, flushed and renamed.
+plan.yaml, frontier.yaml, results.json, report.html, log.jsonl, lost.jsonl, environment.json, tensorboard/. Files that
+matter are written to a temporary name, flushed and renamed.
 """
 
 import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,7 +21,7 @@ from fastplan.data.lost import LostClip
 from fastplan.errors import UserError
 from fastplan.planner.graph_files import graph_to_dict, load_graph
 from fastplan.planner.journal import Journal
-from fastplan.planner.plans import Plan
+from fastplan.planner.plans import Plan, frontier_to_yaml
 from fastplan.planner.states import StateGraph
 
 
@@ -123,6 +123,10 @@ class RunDir:
     def save_plan(self, plan: Plan) -> None:
         """Save the plan that came out."""
         self._write("plan.yaml", plan.to_yaml())
+
+    def save_frontier(self, plans: Sequence[Plan]) -> None:
+        """Save the best plans for every budget, cheapest first."""
+        self._write("frontier.yaml", frontier_to_yaml(plans))
 
     def save_results(self, results: Mapping[str, Any]) -> None:
         """Save the figures of the run."""

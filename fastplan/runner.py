@@ -22,7 +22,7 @@ from fastplan.models.networks import network_spec
 from fastplan.ops import choose_kernels
 from fastplan.planner.arrivals import Outcome, pick
 from fastplan.planner.frontier import pick_highest
-from fastplan.planner.plans import Leg, Plan
+from fastplan.planner.plans import Leg, Plan, plan_of
 from fastplan.planner.states import START, State, StateGraph, check_clip_lengths
 from fastplan.planner.stepwise import Exploration, SearchResult, SearchRules, Stepwise
 from fastplan.rundir import RunDir
@@ -78,7 +78,7 @@ class Runner:
             self.lost.check(split)
         rundir.claim()
         self.journal = rundir.open_journal()
-        self._store = Store(str(rundir.checkpoints_root))
+        self._store = Store(self.config.checkpoints or str(rundir.checkpoints_root.absolute()))
         self._explorer = Explorer(
             rundir,
             self.journal,
@@ -214,6 +214,9 @@ class Runner:
         if result.plan is None or result.path is None:
             return
         self.rundir.save_plan(self._described(result, graph))
+        if result.frontier is not None and result.frontier.points:
+            plans = [plan_of(graph, point) for point in result.frontier.points]
+            self.rundir.save_frontier([self._with_provenance(plan, graph=graph.name) for plan in plans])
         self._keep_network(result.path.outcome.checkpoint)
 
     def _delete_unneeded(self, graph: StateGraph, stepwise: Stepwise) -> None:

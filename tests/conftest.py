@@ -1,12 +1,14 @@
 """Shared fixtures: real clips where they are present, and a small set of videos whose frames carry their own number."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
 from numbered_videos import write_numbered
+from whole_runs import fresh
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -33,3 +35,11 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, frames in enumerate((30, 64, 200, 41, 97, 128)):
         write_numbered(root / f"class{number % 2}" / f"v{number}_{frames}.mp4", frames)
     return root
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A serial search of the tiny graph that was never stopped."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    subprocess.run(fresh(run), check=True, capture_output=True)
+    return run

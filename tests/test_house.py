@@ -47,7 +47,9 @@ def test_published_plans_hold_the_published_figures():
     assert (baseline.schedule, baseline.warmup, baseline.epochs) == ("cosine", 1, 128)
 
 
-@pytest.mark.parametrize(("module", "home"), [("nvidia", "fastplan/data/dali.py")])
+@pytest.mark.parametrize(
+    ("module", "home"), [("nvidia", "fastplan/data/dali.py"), ("ray", "fastplan/workers/on_ray.py")]
+)
 def test_one_module_imports(module, home):
     importers = [p for p in SOURCES if re.search(rf"^\s*(import|from) {module}\b", p.read_text(), re.MULTILINE)]
     assert importers == [ROOT / home]

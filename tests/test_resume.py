@@ -5,81 +5,19 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from fastplan.configs import shipped
 from fastplan.planner.graph_files import load_graph
 from fastplan.planner.plans import Leg, Plan
 from fastplan.rundir import RunDir
-from fastplan.train import checkpoint
 from numbered_videos import write_numbered
-
-SETTINGS = ["plan.max_epochs=4", "plan.attempt_epochs=4", "train.bn_clips=16", "data.threads=2"]
-TIMES = {"seconds", "data_seconds", "checkpoint"}
-
-
-def command(run: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "fastplan.cli", "train", "--run", str(run), *more]
-
-
-def fresh(run: Path) -> list[str]:
-    return command(run, "--state-graph", "tiny", "--device", "cpu", "--seed", "3", *SETTINGS)
-
-
-def journal_of(run: Path) -> dict:
-    """Everything the journal holds, but for the time it took."""
-    db = sqlite3.connect(run / "journal.sqlite")
-    edges = [json.loads(text) for (text,) in db.execute("select outcome from edges order by edge")]
-    return {
-        "epochs": db.execute("select edge, epoch, accuracy, loss, clip_frames from epochs order by 1, 2").fetchall(),
-        "fits": db.execute("select edge, epoch, fit from fits order by 1, 2").fetchall(),
-        "edges": [{k: v for k, v in edge.items() if k not in TIMES} for edge in edges],
-    }
-
-
-def plan_of(run: Path) -> str:
-    return "".join(line for line in (run / "plan.yaml").open() if not line.startswith("seconds:"))
-
-
-def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.load(RunDir(run).network_file, torch.device("cpu"))["weights"]
-
-
-def wait_for_epochs(process: subprocess.Popen, epochs: int) -> None:
-    """Read the output up to that many finished epochs, or to the last of the first lines for none."""
-    wanted = b"  epoch" if epochs else b"network"
-    left = max(epochs, 1)
-    for line in process.stdout:
-        left -= line.startswith(wanted)
-        if left == 0:
-            return
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory) -> Path:
-    """A run never stopped."""
-    run = tmp_path_factory.mktemp("reference") / "run"
-    subprocess.run(fresh(run), check=True, capture_output=True)
-    return run
-
-
-def start(arguments: list[str]) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
-
-
-def assert_same_end(run: Path, reference: Path) -> None:
-    assert journal_of(run) == journal_of(reference)
-    assert plan_of(run) == plan_of(reference)
-    ours, theirs = weights_of(run), weights_of(reference)
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+from whole_runs import SETTINGS, assert_same_end, command, fresh, journal_of, start, wait_for_epochs
 
 
 @pytest.mark.slow

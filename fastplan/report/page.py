@@ -1,13 +1,14 @@
 """The report page: one HTML file with the graph, the path found, and every edge's curve with its fit and knee."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fastplan.launch import Task
 from fastplan.planner.arrivals import Outcome, Reached
 from fastplan.planner.journal import Journal
 from fastplan.planner.plans import Plan
 from fastplan.report.figures import as_svg, draw_curve, draw_graph
+from fastplan.report.search_figures import draw_frontier, draw_timeline
 from fastplan.report.terminal import percent
 from fastplan.train.evaluate import Evaluation
 
@@ -28,10 +29,11 @@ def report_page(
     plan: Plan | None,
     tested: Evaluation | None,
     bad: Mapping[str, str],
+    frontier: Sequence[Reached] = (),
 ) -> str:
     """The whole page as HTML; figures are inline SVG, nothing is loaded from elsewhere.
 
-    outcomes: by the edge's key. bad: unreadable files, why.
+    outcomes: by the edge's key. bad: unreadable files, why. frontier: the best plan for every budget, cheapest first.
     """
     path = {(o.source, o.target) for o in reached.path} if reached else set()
     found = list(outcomes.values())
@@ -41,6 +43,14 @@ def report_page(
     parts += ["<h2>Edges</h2>", _edge_table(found, path), "<h2>Curves</h2><div class='curves'>"]
     parts += [as_svg(draw_curve(journal, key, o, (o.source, o.target) in path)) for key, o in outcomes.items()]
     parts.append("</div>")
+    if frontier:
+        parts += ["<h2>The best plan for every budget</h2>", as_svg(draw_frontier(frontier, reached))]
+        parts.append(
+            "<p>Train another one with <code>fastplan train --plan RUN/frontier.yaml --budget 200e</code>.</p>"
+        )
+    epochs = {key: journal.epochs(key) for key in journal.edges()}
+    if len({record.worker for records in epochs.values() for record in records}) > 1:
+        parts += ["<h2>Who trained what when</h2>", as_svg(draw_timeline(epochs))]
     if plan is not None:
         parts += ["<h2>Plan</h2>", f"<pre>{html.escape(plan.to_yaml())}</pre>"]
     if bad:

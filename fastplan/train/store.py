@@ -45,7 +45,12 @@ class Store:
         with io.BytesIO() as file:
             torch.save(content, file)
             data = file.getvalue()
-        self._elsewhere("write", name, lambda system, path: system.pipe_file(path, data))
+
+        def write(system: Any, path: str) -> None:
+            system.makedirs(path.rpartition("/")[0], exist_ok=True)  # nothing on object stores
+            system.pipe_file(path, data)
+
+        self._elsewhere("write", name, write)
 
     def load(self, name: str, device: torch.device) -> dict[str, Any]:
         """Read one checkpoint; tensors only, no code."""

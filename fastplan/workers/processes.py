@@ -8,22 +8,16 @@ driver dies ends at once; one that dies is replaced.
 import os
 import signal
 import threading
-import time
-import traceback
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 import torch
 
-from fastplan.data.lost import LostClips
-from fastplan.errors import UserError
-from fastplan.train.edge import EdgeTrainer, Equipment, Request
-from fastplan.workers import Answered, Event, Lost, Stepped, Unread
-
-_STEP_SECONDS = 0.2  # a worker tells at most so often where its epoch is
+from fastplan.train.edge import Equipment, Request
+from fastplan.workers import Event, Lost
+from fastplan.workers.serving import event_of, serve
 
 
 @dataclass
@@ -60,16 +54,10 @@ class ProcessWorkers:
         pipes = {slot.pipe: number for number, slot in enumerate(self._slots)}
         number = pipes[connection.wait(list(pipes))[0]]  # type: ignore[index]
         try:
-            kind, content = self._slots[number].pipe.recv()
+            message = self._slots[number].pipe.recv()
         except (EOFError, ConnectionError):
             return self._replace(number)
-        if kind == "mistake":
-            raise UserError(content)
-        if kind == "defect":
-            raise RuntimeError(f"{self.names[number]} failed:\n{content}")
-        if kind == "unread":
-            return Unread(number, content)
-        return Stepped(number, *content) if kind == "step" else Answered(number, content)
+        return event_of(number, self.names[number], message)
 
     def close(self) -> None:
         """Kill them: all that is worth keeping is in files by now."""
@@ -105,33 +93,8 @@ def _work(pipe: Connection, equipment: Equipment, threads: int, visible: str | N
     threading.Thread(target=_die_with_the_driver, daemon=True).start()
     if visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible
-    told, sending = 0.0, threading.Lock()
-
-    def send(kind: str, content: Any) -> None:
-        with sending:  # clips are lost in the loader's thread
-            pipe.send((kind, content))
-
-    def on_step(step: int, steps: int) -> None:
-        nonlocal told
-        if step == steps or time.monotonic() - told > _STEP_SECONDS:
-            told = time.monotonic()
-            send("step", (step, steps))
-
-    try:
-        device = torch.device("cpu" if visible is None else "cuda")
-        fraction = equipment.config.data.max_bad_fraction
-        lost = LostClips(fraction, before=equipment.lost, on_lost=lambda clip: send("unread", clip))
-        splits = equipment.open_splits(threads)
-        trainer = EdgeTrainer(equipment, splits, device, threads=threads, lost=lost, on_step=on_step)
-        while True:
-            request: Any = pipe.recv()
-            send("answer", trainer.answer(request))
-    except UserError as error:
-        send("mistake", str(error))
-    except (EOFError, ConnectionError):
-        return
-    except Exception:  # noqa: BLE001  (the driver raises it)
-        send("defect", traceback.format_exc())
+    device = torch.device("cpu" if visible is None else "cuda")
+    serve(equipment, device, threads=threads, receive=pipe.recv, send=pipe.send)
 
 
 def _die_with_the_driver() -> None:
