@@ -3,8 +3,17 @@
 import pytest
 
 from fastplan.budget import Budget, Spending
+from fastplan.clips import ClipSpec
+from fastplan.configs import shipped
 from fastplan.errors import UserError
+from fastplan.launch import Request, resolve
+from fastplan.planner.frontier import pick_highest
+from fastplan.planner.graph_files import load_graph
 from fastplan.planner.journal import EpochRecord
+from fastplan.planner.plans import Leg, Plan, frontier_to_yaml
+from fastplan.planner.states import State
+from fastplan.planner.stepwise import SearchRules
+from fastplan.runner import search_rules
 
 
 @pytest.mark.parametrize(
@@ -56,3 +65,29 @@ def test_clip_frames_are_exact():
     spending = Spending(Budget(1000, "clip-frames"))
     spending.end("start>a", "a", epoch(1, 400, 1.0))
     assert spending.allows("a", 600) and not spending.allows("a", 601)
+
+
+def test_a_budget_picks_the_best_plan_of_a_frontier_that_it_allows(tmp_path):
+    state = State("a", ClipSpec(1, 8, 1, 24), 0.1)
+    plans = [Plan((Leg(state, n),), cost=1000 * n, seconds=3600.0 * n) for n in (5, 10, 40)]
+    file = tmp_path / "frontier.yaml"
+    file.write_text(frontier_to_yaml(plans))
+
+    def epochs(budget: str | None) -> int:
+        plan = resolve(Request(plan=str(file), budget=budget)).plan
+        assert plan is not None
+        return plan.legs[0].epochs
+
+    assert [epochs(budget) for budget in (None, "12e", "40e", "9999f", "10000f", "39h")] == [40, 10, 40, 5, 10, 10]
+    with pytest.raises(UserError, match="no plan of frontier.yaml is within 4 epochs: the cheapest takes 5 epochs"):
+        epochs("4e")
+
+
+def test_levers_come_from_settings_and_a_plan_becomes_a_path(tmp_path):
+    tiny = load_graph(shipped("state_graphs")["tiny"])
+    file = tmp_path / "plan.yaml"
+    file.write_text(Plan((Leg(tiny.state("u8-high"), 3), Leg(tiny.state("u8-low"), 1))).to_yaml())
+    words = (f"plan.first_path={file}", "plan.width=null", "plan.skip_dominated=true", "plan.pick=highest")
+    config = resolve(Request(state_graph="tiny", budget="9e", overrides=words)).config
+    wanted = SearchRules(width=None, choose=pick_highest, skip_dominated=True, first_path=("u8-high", "u8-low"))
+    assert search_rules(config) == wanted and config.plan.budget == "9e"
