@@ -15,7 +15,7 @@ from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import Progress
 
-from fastplan.benchmarks import videos
+from fastplan.benchmarks import peers, videos
 from fastplan.benchmarks.cost import processor, reported, rss_bytes
 from fastplan.benchmarks.jobs import AUGMENT
 from fastplan.clips import ClipSpec
@@ -50,7 +50,8 @@ def bench(*, quick: bool) -> None:
     mib_I = measure(iterations, user_cache_path("fastplan"), Console(stderr=True))
     growth = growth_of(mib_I)
     least, most = mib_I[WARM_UP:].min(), mib_I[WARM_UP:].max()
-    print(f"# Memory while regimes change\n\n`fastplan bench memory{' --quick' if quick else ''}`: {processor()}.")
+    command = f"`fastplan bench memory{' --quick' if quick else ''}`"
+    print(f"# Memory while regimes change\n\n{command}: {processor()}, {peers.versions(compared=False)}.")
     print(f"{iterations} iterations, another regime every {PER_REGIME} ({len(REGIMES)} in turns, 8 to 32 frames).\n")
     print(f"Resident memory behind the first {WARM_UP} iterations: {least:.0f} to {most:.0f} MiB; mean of the last")
     print(f"quarter against the first: {100 * growth:+.1f} %.")

@@ -89,11 +89,11 @@ def ways() -> tuple[list[Way], dict[str, str]]:
     return found, missing
 
 
-def versions() -> str:
-    """Of everything that is compared, for the head of a table."""
+def versions(*, compared: bool = True) -> str:
+    """Of what we use, and of everything that is compared with it, for the head of a table."""
     names = ("av", "torch", "nvidia-dali-cuda120", "torchcodec", "decord", "pytorchvideo")
     found = []
-    for name in names:
+    for name in names if compared else names[:3]:
         try:
             found.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
@@ -190,44 +190,53 @@ def _decord() -> list[Way]:
 def _pytorchvideo() -> list[Way]:
     video = importlib.import_module("pytorchvideo.data.encoded_video")
 
-    def frames(job: Job) -> Frames:
+    def frames(job: Job, runs: list[tuple[int, int]]) -> Frames:
         source = video.EncodedVideo.from_path(job.path, decode_audio=False, decoder="pyav")
         rate = source._container.streams.video[0].average_rate
         parts = []
-        for begin, end in _runs(job.frames):
+        for begin, end in runs:
             # A clip is asked for in seconds, and holds the pictures at and between its ends.
             found = source.get_clip(float((begin - 0.25) / rate), float((end - 0.75) / rate))["video"]
-            parts.append(found.permute(1, 2, 3, 0).to(torch.uint8).numpy())
+            wanted = [frame - begin for frame in job.frames if begin <= frame < end]
+            parts.append(found[:, wanted].permute(1, 2, 3, 0).to(torch.uint8).numpy())
         source.close()
         return np.concatenate(parts)
 
-    return [Way("pytorchvideo", "EncodedVideo.get_clip", frames)]
+    return [
+        Way("pytorchvideo", "get_clip for each run", lambda job: frames(job, _runs(job.frames))),
+        Way("pytorchvideo", "one get_clip", lambda job: frames(job, _span(job.frames))),
+    ]
 
 
 def _pyav() -> list[Way]:
-    return [Way("PyAV", "seek, own scaler", pyav_frames)]
+    return [
+        Way("PyAV", "seek to each run, own scaler", pyav_frames),
+        Way("PyAV", "seek once, own scaler", lambda job: pyav_frames(job, _span(job.frames))),
+    ]
 
 
-def pyav_frames(job: Job) -> Frames:
+def pyav_frames(job: Job, runs: list[tuple[int, int]] | None = None) -> Frames:
     """The careful way by hand: seek to the key before each run of frames, decode on, convert what is wanted."""
     reformatter = VideoReformatter()
     parts: list[Frames] = []
     with av.open(job.path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
-        for begin, end in _runs(job.frames):
-            parts += _pyav_run(container, stream, begin, end, reformatter)
+        for begin, end in runs or _runs(job.frames):
+            parts += _pyav_run(container, stream, begin, end, set(job.frames), reformatter)
     return np.stack(parts)
 
 
-def _pyav_run(container: Any, stream: Any, begin: int, end: int, reformatter: VideoReformatter) -> Iterator[Frames]:
+def _pyav_run(
+    container: Any, stream: Any, begin: int, end: int, wanted: set[int], reformatter: VideoReformatter
+) -> Iterator[Frames]:
     ticks = 1 / (stream.average_rate * stream.time_base)
     container.seek(round(begin * ticks), stream=stream, backward=True)
     number = None
     for frame in container.decode(stream):
         # AVI has no timestamps of its own: those of the first picture behind the seek count on.
         number = round(frame.pts / ticks) if frame.pts is not None else (number or 0) + 1
-        if number >= begin:
+        if number >= begin and number in wanted:
             rgb = reformatter.reformat(frame, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1)
             yield rgb.to_ndarray()
         if number >= end - 1:
@@ -241,12 +250,18 @@ def _runs(frames: tuple[int, ...]) -> list[tuple[int, int]]:
     return [(frames[a], frames[b - 1] + 1) for a, b in pairwise(edges)]
 
 
-class PyavClips(torch.utils.data.Dataset[torch.Tensor]):
-    """PyAV as a map-style data set whose indices are the jobs themselves: workers that live on get new ones."""
+def _span(frames: tuple[int, ...]) -> list[tuple[int, int]]:
+    """One stretch from the first frame to the last."""
+    return [(min(frames), max(frames) + 1)]
 
-    def __getitem__(self, job: Job) -> torch.Tensor:
+
+class PyavClips(torch.utils.data.Dataset[torch.Tensor]):
+    """PyAV as a map-style data set indexed by (configuration, job): workers that live on get new ones."""
+
+    def __getitem__(self, asked: tuple[str, Job]) -> torch.Tensor:
         torch.set_num_threads(1)
-        return _pyav()[0].clip(job)
+        name, job = asked
+        return next(way for way in _pyav() if way.name == name).clip(job)
 
 
 _PEERS: dict[str, tuple[Callable[[], list[Way]], str]] = {
