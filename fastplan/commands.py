@@ -120,10 +120,11 @@ def _open_loader(
         config.data.augment,
         max_batch=target.batch_size,
         threads=config.data.threads or default_threads(),
-        decoder=choose_decoder(index, precision.device)[0],
+        decoder=choose_decoder(index, precision.device, config.data.decoder)[0],
         device=precision.device,
         timeout_s=config.data.decode_timeout_s,
         lost=lost,
+        drop_nonref=config.data.drop_nonref,
     )
 
 

@@ -99,6 +99,9 @@ class DataConfig(_Section):
     max_bad_fraction: of the videos of a split that may be bad, left out when probed or lost in the run, before the run
     stops. decode_timeout_s: seconds after which a video that is being read counts as bad, null for none.
     clips_per_epoch: clips in an epoch, null for one per video. threads: of the decoder, null for one per core.
+    decoder: `auto` is, on a GPU, DALI (NVDEC) for the videos that it takes and the host decoder for the others, without
+    one the host decoder for all; `dali` is DALI on the CPU too, where it takes a video; `host` is the host decoder.
+    drop_nonref: leave pictures to which no other refers, and that no clip shows, out of what DALI is given.
     keep_mb: memory for decoded clips that come again unchanged, epoch after epoch (validation, BatchNorm estimation).
     cache: folder for the index and the embedded task, null for the user's cache folder.
     """
@@ -118,6 +121,8 @@ class DataConfig(_Section):
     decode_timeout_s: Annotated[float, Field(gt=0)] | None = 120.0
     clips_per_epoch: Positive | None = None
     threads: Positive | None = None
+    decoder: Literal["auto", "host", "dali"] = "auto"
+    drop_nonref: bool = False
     keep_mb: Annotated[int, Field(ge=0)] = 512
     cache: str | None = None
     augment: AugmentConfig = AugmentConfig()
@@ -294,7 +299,7 @@ def differences(saved: RunConfig, asked: RunConfig) -> list[str]:
 def replay_settings(config: RunConfig) -> dict[str, Any]:
     """What a plan file holds so that it trains again elsewhere: all but seed, device, paths and threads."""
     settings = config.model_dump(mode="json", include={"data", "network", "optim", "train", "plan", "test"})
-    for key in ("train", "val", "test", "threads", "cache", "keep_mb", "decode_timeout_s"):
+    for key in ("train", "val", "test", "threads", "cache", "keep_mb", "decode_timeout_s", "decoder", "drop_nonref"):
         del settings["data"][key]
     for key in ("precision", "threads"):
         del settings["train"][key]

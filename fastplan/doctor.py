@@ -17,6 +17,7 @@ import torch
 
 from fastplan import __version__
 from fastplan.data.dali import cpu_decodes
+from fastplan.data.decoders import CPU_CODECS, MEASURED, NVDEC_CODECS
 from fastplan.data.synthetic import write_grey
 from fastplan.ops import choose_kernels
 from fastplan.train.precision import choose_device
@@ -56,6 +57,7 @@ def examine() -> list[tuple[str, str]]:
     rows.append(("GPU", ", ".join(facts["gpus"]) or "none that PyTorch can use: training runs on the CPU"))
     rows.append(("NVDEC", _nvdec()))
     rows.append(("DALI on the CPU", _dali_codecs()))
+    rows.append(("decoder", _decoder_rule()))
     rows.append(("kernels", choose_kernels("auto", choose_device("auto")[0]).line))
     rows.append(("apex", _apex()))
     builds = [name for name in ("nvidia-dali-cuda120", "nvidia-dali-cuda130") if name in facts]
@@ -105,6 +107,15 @@ def _dali_codecs() -> str:
             write_grey(file, picture_THW, encoder=encoder)
             (works if cpu_decodes(np.fromfile(file, np.uint8)) else fails).append(codec)
     return f"decodes {', '.join(works) or 'nothing'}; not {', '.join(fails) or 'anything less'} (PyAV decodes these)"
+
+
+def _decoder_rule() -> str:
+    """What `data.decoder=auto` does on this machine."""
+    if torch.cuda.is_available():
+        codecs = f"{', '.join(NVDEC_CODECS)} of 8 bits, 4:2:0, upright, with a packet table"
+        return f"NVDEC through DALI, from cuts, for videos in {codecs}; PyAV threads for the others"
+    asked = f"data.decoder=dali gives DALI those in {', '.join(CPU_CODECS)}"
+    return f"PyAV threads for every video, which cost less without a GPU ({MEASURED}); {asked}"
 
 
 @contextlib.contextmanager

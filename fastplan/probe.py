@@ -103,9 +103,10 @@ def _measure(
         config.data.augment,
         max_batch=max(state.largest_batch, target.largest_batch),
         threads=threads,
-        decoder=choose_decoder(splits.train, precision.device)[0],
+        decoder=choose_decoder(splits.train, precision.device, config.data.decoder)[0],
         device=precision.device,
         timeout_s=config.data.decode_timeout_s,
+        drop_nonref=config.data.drop_nonref,
     )
     clips = sum(batch for _, batch in state.cycle) * state.accumulate
     try:

@@ -72,7 +72,7 @@ class Runner:
         self.config = config.model_copy(
             update={"device": self.device.type, "train": config.train.model_copy(update=resolved)}
         )
-        self.decoder, self.decoder_why = choose_decoder(self.splits.train, self.device)
+        self.decoder, self.decoder_why = choose_decoder(self.splits.train, self.device, config.data.decoder)
         self.lost = LostClips(config.data.max_bad_fraction, before=rundir.load_lost(), on_lost=self._note_lost)
         for split in (self.splits.train, self.splits.val):
             self.lost.check(split)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ import torch.nn.functional as F
 
 from fastplan.clips import ClipSpec
 from fastplan.config import AugmentConfig
-from fastplan.data.dali import ClipPipeline, Decoder
-from fastplan.data.fetching import ClipFetcher, KeptClips, Reading, Source
+from fastplan.data.dali import ClipPipeline, Source
+from fastplan.data.decoders import MEASURED, Decoder, decoder_of
+from fastplan.data.fetching import ClipFetcher, KeptClips, Reading
 from fastplan.data.index import VideoIndex
 from fastplan.data.lost import LostClips
 from fastplan.data.memory import BATCHES_AHEAD
@@ -81,7 +82,8 @@ class ClipLoader:
     Threads decode, one runs the pipeline; order and content of the batches depend on the samples alone. Another clip
     regime costs nothing: it is data to the pipeline. Up to `keep_bytes` of decoded clips are kept in memory for epochs
     that ask for it, those that come again unchanged. A clip that cannot be read within `timeout_s` is replaced in
-    training and left out in evaluation; `lost` knows which.
+    training and left out in evaluation; `lost` knows which. decoder: `host` reads every video, `dali` those that it
+    takes on this device (`decoder_of`), from cuts made with or without `drop_nonref`, and the host decoder the others.
     """
 
     def __init__(
@@ -96,11 +98,17 @@ class ClipLoader:
         keep_bytes: int = 0,
         timeout_s: float | None = 120.0,
         lost: LostClips | None = None,
+        drop_nonref: bool = False,
     ) -> None:
         self._device = device
         self._max_batch = max_batch
         self._reading = Reading(
-            decoder, Workers(threads, timeout_s), KeptClips(keep_bytes), LostClips() if lost is None else lost
+            decoder,
+            device.type == "cuda",
+            drop_nonref,
+            Workers(threads, timeout_s),
+            KeptClips(keep_bytes),
+            LostClips() if lost is None else lost,
         )
         self._pipeline = ClipPipeline(
             decoder=decoder,
@@ -272,10 +280,9 @@ class ClipLoader:
 
     def _prepare(self, samples: EpochSamples, found: Sequence[tuple[int, Source]]) -> torch.Tensor:
         rows = np.array([row for row, _ in found])
-        frames_BT = samples.frames_MT[rows] + self.index.first_N[samples.videos_M[rows], None]
         sources = [source for _, source in found]
         with self._pipeline_free:
-            return self._pipeline.run(sources, frames_BT, samples.changes[rows], size=samples.spec.size)
+            return self._pipeline.run(sources, samples.changes[rows], size=samples.spec.size)
 
     def _decodable(
         self, fetcher: ClipFetcher, found: Sequence[tuple[int, Source]], error: RuntimeError
@@ -307,12 +314,25 @@ def _get(ready: "queue.Queue[Any]", producer: threading.Thread) -> Any:
                 raise RuntimeError("the thread that makes batches died without a word") from None
 
 
-def choose_decoder(index: VideoIndex, device: torch.device) -> tuple[Decoder, str]:
-    """Which decoder reads this data on this device, and why, in words for the first lines of a run."""
-    if device.type == "cuda":
-        return "dali", "NVDEC through DALI"
-    codecs = sorted(index.codecs)
-    return "host", f"PyAV threads: without a GPU, DALI decodes no {', '.join(codecs)} or decodes it from frame 0"
+def choose_decoder(
+    index: VideoIndex, device: torch.device, setting: Literal["auto", "host", "dali"] = "auto"
+) -> tuple[Decoder, str]:
+    """Which decoder a loader of this data is built with (`data.decoder`), and why, for the first lines of a run."""
+    on_gpu = device.type == "cuda"
+    if setting == "host":
+        return "host", "PyAV threads for every video, as data.decoder=host says"
+    if setting == "auto" and not on_gpu:
+        return "host", f"PyAV threads for every video: without a GPU they cost less ({MEASURED})"
+    taken = sum(count for form, count in index.forms.items() if decoder_of(form, on_gpu=on_gpu) == "dali")
+    others = {form for form in index.forms if decoder_of(form, on_gpu=on_gpu) == "host"}
+    who = "NVDEC through DALI" if on_gpu else "DALI on the CPU"
+    why = f"{who}, from cuts, for {taken} of {len(index)} videos"
+    if others:
+        kinds = sorted(
+            {f"{form.codec} {form.pixels}{' rotated' if form.rotation or form.mirror else ''}" for form in others}
+        )
+        why += f", PyAV threads for the others ({', '.join(kinds[:4])}{', ...' if len(kinds) > 4 else ''})"
+    return "dali", why if on_gpu else f"{why}; data.decoder=auto costs less ({MEASURED})"
 
 
 def default_threads() -> int:

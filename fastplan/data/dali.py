@@ -3,12 +3,12 @@
 Everything that may change between batches (pictures, frame indices, crop, size, changes of the pictures, batch size)
 enters as a per-sample tensor, so another clip regime is just other input, and nothing in here draws a random number.
 Operators, on the CPU or on the GPU: RandAugment, colour, blur, erase, flip and normalise. An operator runs on the
-samples that need it and on no others. In front of them stands either the host decoder (clips of the final size come in)
-or DALI's own video decoder, crop and resize (encoded files and frame indices come in).
+samples that need it and on no others. In front of them stands the host decoder (clips of the final size come in), or,
+sample by sample, DALI's own video decoder, crop and resize (cuts and frame indices come in).
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,18 +22,22 @@ from nvidia.dali.plugin.numba.fn.experimental import numba_function
 from fastplan.config import AugmentConfig
 from fastplan.data.augmentation import MAGNITUDES, RAND_AUGMENT, Changes
 from fastplan.data.colour import colour_map, recolour
+from fastplan.data.decoders import Decoder
+from fastplan.data.mux import Cut
 
 VERSION: str = dali.__version__
-Decoder = Literal["host", "dali"]
+Source = npt.NDArray[np.uint8] | Cut  # a decoded clip [T, size, size, 3], or what DALI decodes it from
 
 _COLOURS = ("brightness", "contrast", "saturation", "hue")
+_NO_CUT = Cut(np.zeros(1, np.uint8), np.zeros(1, np.int32))
+_NO_CLIP = np.zeros((1, 1, 1, 3), np.uint8)
 _FILL = 128  # what RandAugment shows beyond the edge of the picture
 
 
 class ClipPipeline:
-    """Decode, crop and resize (`dali`), then change, flip and normalise.
+    """Decode, crop and resize where that is to be done, then change, flip and normalise.
 
-    decoder: `host` takes clips of the final size, `dali` takes whole encoded files and frame indices.
+    decoder: `host` takes clips of the final size, `dali` cuts as well, both in one batch.
     device_id: GPU number, None for the CPU.
     max_batch: the largest batch over all states; smaller ones are free.
     """
@@ -56,19 +60,20 @@ class ClipPipeline:
         self._pipeline.build()
         self._augment = augment
 
-    def run(
-        self, source: Sequence[npt.NDArray[np.uint8]], frames_BT: npt.NDArray[np.int32], changes: Changes, *, size: int
-    ) -> torch.Tensor:
+    def run(self, source: Sequence[Source], changes: Changes, *, size: int) -> torch.Tensor:
         """One batch as float32 [B, 3, T, size, size] in channels_last_3d storage, on the pipeline's device.
 
-        source: per sample the clip uint8 [T, size, size, 3], cropped and scaled (`host`), or the encoded file uint8
-        [bytes] (`dali`).
+        source: per sample the clip, cropped and scaled, or with `dali` what it is to be decoded from.
         """
         augment = self._augment
-        inputs = {"source": list(source), "flip": _scalars(changes.flips_M)}
+        clips = [_NO_CLIP if isinstance(one, Cut) else one for one in source]
+        inputs = {"clip": clips, "flip": _scalars(changes.flips_M)}
         if self._decoder == "dali":
+            cuts = [one if isinstance(one, Cut) else _NO_CUT for one in source]
             inputs |= {
-                "frames": list(frames_BT),
+                "is_cut": [np.array(cut is not _NO_CUT) for cut in cuts],
+                "encoded": [cut.encoded for cut in cuts],
+                "frames": [cut.frames_T for cut in cuts],
                 "roi_start": list(np.ascontiguousarray(changes.crops_M4[:, 1::-1])),
                 "roi_end": list(np.ascontiguousarray(changes.crops_M4[:, 3:1:-1])),
             }
@@ -83,8 +88,8 @@ class ClipPipeline:
         if augment.erase:
             corner_M2, shape_M2 = changes.erased_M4[:, :2], changes.erased_M4[:, 2:] - changes.erased_M4[:, :2]
             inputs |= {"erased_at": list(corner_M2[:, ::-1].copy()), "erased": list(shape_M2[:, ::-1].copy())}
-        (clips,) = self._pipeline.run(**inputs)
-        clips_NTHWC = torch.from_dlpack(clips.as_tensor())
+        (batch,) = self._pipeline.run(**inputs)
+        clips_NTHWC = torch.from_dlpack(batch.as_tensor())
         return clips_NTHWC.permute(0, 4, 1, 2, 3)
 
     def _colour_inputs(self, colours_M4: npt.NDArray[np.float32]) -> dict[str, list[npt.NDArray[Any]]]:
@@ -109,25 +114,27 @@ def _colours(augment: AugmentConfig) -> bool:
 def _pipeline(decoder: Decoder, on_gpu: bool, augment: AugmentConfig) -> DataNode:
     clips: Any  # DALI's stubs type every operator's result as a union
     size = _given("size") if decoder == "dali" or augment.rand_augment else None
+    clips = fn.external_source(name="clip", layout="FHWC")
+    clips = clips.gpu() if on_gpu else clips
     if decoder == "dali":
-        clips = fn.decoders.video(
-            fn.external_source(name="source"),
-            device="mixed" if on_gpu else "cpu",
-            frames=_given("frames"),
-            pad_mode="none",  # the default returns black frames where a file is damaged or too short
-        )
-        clips = fn.resize(
-            clips,
-            roi_start=_given("roi_start"),
-            roi_end=_given("roi_end"),
-            roi_relative=True,
-            size=size,
-            interp_type=types.DALIInterpType.INTERP_LINEAR,
-            antialias=True,
-        )
-    else:
-        clips = fn.external_source(name="source", layout="FHWC")
-        clips = clips.gpu() if on_gpu else clips
+        is_cut, encoded, frames = _given("is_cut"), _given("encoded"), _given("frames")
+        roi_start, roi_end = _given("roi_start"), _given("roi_end")
+        if is_cut:
+            pictures = fn.decoders.video(
+                encoded,
+                device="mixed" if on_gpu else "cpu",
+                frames=frames,
+                pad_mode="none",  # the default returns black frames where a file is damaged or too short
+            )
+            clips = fn.resize(
+                pictures,
+                roi_start=roi_start,
+                roi_end=roi_end,
+                roi_relative=True,
+                size=size,
+                interp_type=types.DALIInterpType.INTERP_LINEAR,
+                antialias=True,
+            )
     if augment.rand_augment:
         for step in range(augment.rand_augment_steps):
             clips = _rand_augment(clips, _given(f"move{step}"), size)

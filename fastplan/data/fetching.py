@@ -1,6 +1,6 @@
-"""What the pipeline is fed: the clips of each sample, decoded ahead by threads, or what stands in for a broken one.
+"""What the pipeline is fed: the clips of each sample, decoded or cut ahead by threads, or a stand-in for a broken one.
 
-A video is decoded once for all of its consecutive samples, so the views of a test cost one pass.
+The host decoder decodes a video once for all of its consecutive samples, so the views of a test cost one pass.
 """
 
 import threading
@@ -10,8 +10,9 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from fastplan.data.dali import Decoder
+from fastplan.data.dali import Source
 from fastplan.data.decode import DecodeError, decode_views
+from fastplan.data.decoders import Decoder, decoder_of, encoded_clips
 from fastplan.data.index import VideoIndex
 from fastplan.data.lost import LostClip, LostClips
 from fastplan.data.sampling import EpochSamples
@@ -19,22 +20,20 @@ from fastplan.data.video import VideoInfo
 from fastplan.data.workers import Task, Workers
 from fastplan.errors import UserError
 
-Source = npt.NDArray[np.uint8]  # a decoded clip [T, size, size, 3], or an encoded file [bytes]
-
 
 class KeptClips:
     """Decoded clips that are asked for again, up to `budget_bytes` of them. Threads may share it."""
 
     def __init__(self, budget_bytes: int) -> None:
         self._left_bytes = budget_bytes
-        self._clips: dict[tuple[object, ...], Source] = {}
+        self._clips: dict[tuple[object, ...], npt.NDArray[np.uint8]] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[object, ...]) -> Source | None:
+    def get(self, key: tuple[object, ...]) -> npt.NDArray[np.uint8] | None:
         """The clip that was kept under this key."""
         return self._clips.get(key)
 
-    def put(self, key: tuple[object, ...], clip: Source) -> None:
+    def put(self, key: tuple[object, ...], clip: npt.NDArray[np.uint8]) -> None:
         """Keep a clip, if there is room."""
         with self._lock:
             if clip.nbytes <= self._left_bytes and key not in self._clips:
@@ -44,9 +43,14 @@ class KeptClips:
 
 @dataclass(frozen=True)
 class Reading:
-    """How clips are read, the same for all loaders of a run."""
+    """How clips are read, the same for all loaders of a run.
+
+    decoder: `dali` for the videos that DALI's takes. on_gpu: whether that is NVDEC. drop_nonref: as in `Cutter`.
+    """
 
     decoder: Decoder
+    on_gpu: bool
+    drop_nonref: bool
     workers: Workers
     kept: KeptClips
     lost: LostClips
@@ -162,15 +166,17 @@ class ClipFetcher:
         self, video: VideoInfo, frames_VT: npt.NDArray[np.int32], crops_V4: npt.NDArray[np.float32], size: int
     ) -> list[Source]:
         """The views of one video, in one pass over it; runs in a worker."""
-        if self._reading.decoder == "dali":
-            with video.place.open() as whole:
-                return [np.frombuffer(whole.read(0, whole.size), np.uint8)] * len(frames_VT)
+        reading = self._reading
+        if reading.decoder == "dali" and decoder_of(video.form, on_gpu=reading.on_gpu) == "dali":
+            cuts = encoded_clips(video, frames_VT, drop_nonref=reading.drop_nonref)
+            if cuts is not None:
+                return list(cuts)
         key = (video.path, video.first, size, frames_VT.tobytes(), crops_V4.tobytes())
-        kept = self._reading.kept.get(key) if self._keep else None
+        kept = reading.kept.get(key) if self._keep else None
         if kept is None:
             kept = decode_views(video, frames_VT, crops_V4, size=size)
             if self._keep:
-                self._reading.kept.put(key, kept)
+                reading.kept.put(key, kept)
         return list(kept)
 
 

@@ -8,6 +8,7 @@ when it is asked for, and packet tables stay on disk.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -25,7 +26,7 @@ from fastplan.data.probing import probe_all, too_slow
 from fastplan.data.storage import Place
 from fastplan.data.store import IndexStore
 from fastplan.data.timing import frames_between
-from fastplan.data.video import BadVideo, VideoInfo, no_table
+from fastplan.data.video import BadVideo, Form, VideoInfo, no_table
 from fastplan.errors import UserError
 
 __all__ = ["BadVideo", "VideoIndex", "VideoInfo", "build_index", "probe", "probe_files"]
@@ -66,9 +67,9 @@ class VideoIndex:
         return np.array(self._column("first"), np.int32)
 
     @cached_property
-    def codecs(self) -> frozenset[str]:
-        """The codecs that occur."""
-        return frozenset(self._column("codec"))
+    def forms(self) -> Counter[Form]:
+        """How many videos there are of each form."""
+        return Counter(map(Form._make, zip(*map(self._column, Form._fields), strict=True)))
 
     def take(self, chosen: Iterable[int]) -> "VideoIndex":
         """The videos at these positions, in this order; the bad files stay with the whole."""

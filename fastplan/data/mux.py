@@ -9,7 +9,7 @@ import io
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import av
 import numpy as np
@@ -23,9 +23,13 @@ _TICKS = 100  # units a frame: 30 frames a second, whatever the source had; only
 _IDENTITY = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 
 
+class UncuttableError(ValueError):
+    """These frames cannot be had from a cut of this file, though the file is sound."""
+
+
 @dataclass(frozen=True)
 class Cut:
-    """encoded: an MP4 file, uint8 [bytes]. frames_T: int32, where in it the wanted frames are."""
+    """encoded: a small video file, uint8 [bytes]. frames_T: int32, where in it the wanted frames are."""
 
     encoded: npt.NDArray[np.uint8]
     frames_T: npt.NDArray[np.int32]
@@ -45,23 +49,21 @@ class Cutter:
         """The packets that the frames `frames_T` (any order, repeats allowed) depend on, as a file.
 
         drop_nonref: leave out unwanted pictures to which no other refers.
-        Raises `ValueError` where the frames of a cut could not be counted or would be wrong, where MP4 cannot hold the
-        codec, or the file has changed, `OSError` or `av.FFmpegError` where it cannot be read.
+        Raises `UncuttableError` where the frames of a cut could not be counted or would be wrong, or MP4 cannot hold
+        the codec, `ValueError` where the file has changed, `OSError` or `av.FFmpegError` where it cannot be read.
         """
         rows = self._rows(frames_T.tolist(), drop_nonref)
         table = self.table
         if not (table.flags_P[rows] & (PICTURE | DISCARD)).all():
-            raise ValueError(f"{self.place.path}: has packets without a picture, so frames of a cut cannot be counted")
+            raise UncuttableError("it has packets without a picture, so frames of a cut cannot be counted")
         if table.coding.prime and rows[0]:
-            raise ValueError(
-                f"{self.place.path}: its pictures depend on the first packet of the file, which a cut lacks"
-            )
+            raise UncuttableError("its pictures depend on the first packet of the file, which a cut lacks")
         order_K = np.argsort(np.argsort(table.order_P[rows]))
         wanted_T = table.row_R[np.asarray(frames_T)]
         place_T = order_K[np.searchsorted(rows, wanted_T)]
         with self.place.open() as source:
             if source.size != table.file_bytes:
-                raise ValueError(f"{self.place.path}: has changed since it was indexed")
+                raise ValueError("the file has changed since it was indexed")
             payload = _read(source, table.offset_P[rows], table.size_P[rows])
         keys = np.flatnonzero(table.has(KEY)[rows])
         moov, where = self._moov(table.size_P[rows], order_K, keys)
@@ -85,7 +87,7 @@ class Cutter:
         shift_K = (shift_K - shift_K.min()) * _TICKS  # never negative, so that no edit list is needed
         samples = len(size_K)
         tables = (
-            self._sample_description,
+            _sample_description(self.place, self.table.file_bytes),
             _full(b"stts", 0, _u32(1, samples, _TICKS)),
             _full(b"ctts", 0, _u32(samples), np.stack([np.ones_like(shift_K), shift_K], 1).astype(">u4").tobytes()),
             _full(b"stss", 0, _u32(len(keys)), (keys + 1).astype(">u4").tobytes()),
@@ -111,26 +113,30 @@ class Cutter:
 
         return moov(len(file_type) + len(moov(0)) + 8), file_type
 
-    @cached_property
-    def _sample_description(self) -> bytes:
-        """The box that names codec and settings, as FFmpeg's muxer writes it; it depends on the file alone."""
-        memory = io.BytesIO()
-        with (
-            self.place.open_demuxable() as file,
-            av.open(file, metadata_errors="replace") as source,
-            av.open(memory, "w", format="mp4", options={"strict": "unofficial"}) as target,
-        ):
-            stream = source.streams.video[0]
+
+@lru_cache(maxsize=4096)
+def _sample_description(place: Place, file_bytes: int) -> bytes:
+    """The box that names codec and settings, as FFmpeg's muxer writes it; it depends on the file alone."""
+    memory = io.BytesIO()
+    with (
+        place.open_demuxable() as file,
+        av.open(file, metadata_errors="replace") as source,
+        av.open(memory, "w", format="mp4", options={"strict": "unofficial"}) as target,
+    ):
+        stream = source.streams.video[0]
+        try:
             copy = target.add_stream_from_template(stream)
-            for packet in source.demux(stream):
-                if packet.size:
-                    packet.pts = packet.dts = 0
-                    packet.stream = copy
-                    target.mux(packet)
-                    break
-        written = memory.getvalue()
-        begin = written.index(b"stsd") - 4
-        return written[begin : begin + int.from_bytes(written[begin : begin + 4], "big")]
+        except ValueError as error:
+            raise UncuttableError(str(error)) from error
+        for packet in source.demux(stream):
+            if packet.size:
+                packet.pts = packet.dts = 0
+                packet.stream = copy
+                target.mux(packet)
+                break
+    written = memory.getvalue()
+    begin = written.index(b"stsd") - 4
+    return written[begin : begin + int.from_bytes(written[begin : begin + 4], "big")]
 
 
 def _read(source: ByteRange, offset_K: npt.NDArray[np.int64], size_K: npt.NDArray[np.int32]) -> bytes:

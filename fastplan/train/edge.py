@@ -16,7 +16,7 @@ import torch
 
 from fastplan.config import RunConfig
 from fastplan.data.batch import ClipLoader
-from fastplan.data.dali import Decoder
+from fastplan.data.decoders import Decoder
 from fastplan.data.lost import LostClip, LostClips
 from fastplan.data.splits import Splits, open_splits
 from fastplan.errors import UserError
@@ -142,6 +142,7 @@ class EdgeTrainer:
             keep_bytes=config.data.keep_mb << 20,
             timeout_s=config.data.decode_timeout_s,
             lost=lost,
+            drop_nonref=config.data.drop_nonref,
         )
         self._trainer = Trainer(
             network,

@@ -16,6 +16,7 @@ from fastplan.data.augmentation import RAND_AUGMENT, Changes, draw_changes, no_c
 from fastplan.data.batch import ClipBatch
 from fastplan.data.colour import colour_map, recolour
 from fastplan.data.dali import ClipPipeline
+from fastplan.data.mux import Cut
 from fastplan.data.sampling import stream_rng
 
 SIDE = 64
@@ -57,7 +58,7 @@ def neutral(clips: int = 1, **given) -> Changes:
 def apply(pipeline: ClipPipeline, picture_HWC: np.ndarray, changes: Changes, size: int = SIDE) -> np.ndarray:
     """The first frame of the first clip as values 0..255 (float64, H x W x 3); all frames must come out alike."""
     clip_THWC = np.stack([picture_HWC] * 3)
-    out_NCTHW = pipeline.run([clip_THWC] * len(changes), np.zeros((len(changes), 3), np.int32), changes, size=size)
+    out_NCTHW = pipeline.run([clip_THWC] * len(changes), changes, size=size)
     frames_TCHW = out_NCTHW[0].permute(1, 0, 2, 3).numpy().astype(np.float64)
     assert (frames_TCHW == frames_TCHW[0]).all(), "frames of one clip are changed differently"
     return (frames_TCHW[0].transpose(1, 2, 0) + EVERYTHING.mean) * 255
@@ -84,9 +85,8 @@ def test_crop_and_resize_behind_dalis_decoder_are_those_of_pil(tmp_path, picture
     pipeline = ClipPipeline(decoder="dali", device_id=None, max_batch=1, threads=1, augment=EVERYTHING)
 
     def show(box: list[float], size: int) -> np.ndarray:
-        clips = pipeline.run(
-            [np.fromfile(file, np.uint8)], np.zeros((1, 1), np.int32), neutral(crops_M4=[box]), size=size
-        )
+        still = Cut(np.fromfile(file, np.uint8), np.zeros(1, np.int32))
+        clips = pipeline.run([still], neutral(crops_M4=[box]), size=size)
         return (clips[0, :, 0].permute(1, 2, 0).numpy() + EVERYTHING.mean) * 255
 
     whole = Image.fromarray(show(WHOLE, SIDE).round().astype(np.uint8))
@@ -171,10 +171,9 @@ def test_only_the_samples_that_ask_for_it_are_changed(pipeline, picture_HWC):
     alone = [neutral(**kind) for kind in kinds]
     together = Changes(**{name: np.concatenate([getattr(c, name) for c in alone]) for name in vars(alone[0])})
     clip_THWC = np.stack([picture_HWC] * 2)
-    frames = np.zeros((len(kinds), 2), np.int32)
-    batch = pipeline.run([clip_THWC] * len(kinds), frames, together, size=SIDE)
+    batch = pipeline.run([clip_THWC] * len(kinds), together, size=SIDE)
     for number, changes in enumerate(alone):
-        single = pipeline.run([clip_THWC], frames[:1], changes, size=SIDE)
+        single = pipeline.run([clip_THWC], changes, size=SIDE)
         assert torch.equal(batch[number], single[0]), kinds[number]
     assert len({batch[n].numpy().tobytes() for n in range(len(kinds))}) == len(kinds)
 

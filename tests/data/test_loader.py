@@ -137,7 +137,7 @@ def test_hue_turns_red_to_green():
     red_THWC[..., 0] = 200
     changes = no_changes(np.array([[0, 0, 1, 1]] * 2, np.float32))
     changes.colours_M4[1, 3] = 120
-    clips = pipeline.run([red_THWC] * 2, np.zeros((2, 2), np.int32), changes, size=8)
+    clips = pipeline.run([red_THWC] * 2, changes, size=8)
     assert clips[0, :, 0, 0, 0].argmax() == 0
     assert clips[1, :, 0, 0, 0].argmax() == 1
 

@@ -1,0 +1,60 @@
+"""Which decoder reads a video, told by its form, and what DALI's is given of it: cuts, not files.
+
+The rule without a GPU is a measured one (docs/data.md, Cost): there DALI's decoder won nowhere.
+"""
+
+from typing import Literal
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from fastplan.data.decode import DecodeError
+from fastplan.data.mux import Cut, Cutter, UncuttableError
+from fastplan.data.packets import DISCARD, PICTURE
+from fastplan.data.video import Form, VideoInfo
+
+Decoder = Literal["host", "dali"]
+
+CPU_CODECS = ("vp8", "vp9", "mjpeg")
+NVDEC_CODECS = ("h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "mjpeg")
+MEASURED = "CPU ms a clip of 16 frames, host / DALI on cuts: VP9 16.8 / 29.4, MJPEG 7.2 / 20.5"
+
+_PIXELS = ("yuv420p", "yuvj420p")  # NVDEC takes deeper ones of some codecs; DALI's answer to them is not known yet
+_NOT_IN_MP4 = ("vp8",)
+
+
+def decoder_of(form: Form, *, on_gpu: bool) -> Decoder:
+    """The decoder for videos of this form where DALI's is wanted: the host's for all that DALI's does not take.
+
+    DALI's knows no display matrix, and frames of a file without a packet table cannot be counted for it.
+    """
+    codecs = NVDEC_CODECS if on_gpu else CPU_CODECS
+    plain = not (form.rotation or form.mirror or form.fallback)
+    return "dali" if plain and form.codec in codecs and form.pixels in _PIXELS else "host"
+
+
+def encoded_clips(video: VideoInfo, frames_VT: npt.NDArray[np.integer], *, drop_nonref: bool) -> list[Cut] | None:
+    """What DALI's decoder is given for V clips of a video: cuts, or the whole file of a codec that MP4 cannot hold.
+
+    None where frames of neither could be counted. Frames are counted from `video.first`. drop_nonref: as in `Cutter`.
+    Raises `DecodeError` where the file is gone, broken or changed.
+    """
+    table, asked_VT = video.table, frames_VT + video.first
+    if table is None:
+        return None
+    try:
+        if video.codec not in _NOT_IN_MP4:
+            cutter = Cutter(video.place, table)
+            return [cutter.cut(frames_T, drop_nonref=drop_nonref) for frames_T in asked_VT]
+        if not (table.flags_P & (PICTURE | DISCARD)).all():
+            return None
+        with video.place.open() as whole:
+            if whole.size != table.file_bytes:
+                raise ValueError("the file has changed since it was indexed")
+            encoded = np.frombuffer(whole.read(0, whole.size), np.uint8)
+        return [Cut(encoded, frames_T.astype(np.int32)) for frames_T in asked_VT]
+    except UncuttableError:
+        return None
+    except (OSError, av.FFmpegError, ValueError) as error:
+        raise DecodeError(f"{video.path}: {error}") from error
