@@ -230,7 +230,7 @@ class ClipLoader:
         ready: "queue.Queue[tuple[int, ClipBatch | None] | Exception | None]",
         abandoned: threading.Event,
     ) -> None:
-        asked: deque[tuple[ClipFetcher, range]] = deque()
+        asked: deque[tuple[ClipFetcher, list[int], int]] = deque()
         fetcher: ClipFetcher | None = None
         position, iteration = self._next
         try:
@@ -244,23 +244,23 @@ class ClipLoader:
                     if fetcher is None or fetcher.samples.spec != regime.spec:
                         samples = samples if samples.spec == regime.spec else samples.under(regime.spec)
                         fetcher = ClipFetcher(self.index, samples, self._reading, keep=keep, abandoned=abandoned)
-                    part = range(position, min(position + regime.batch_size, len(samples)))
-                    fetcher.ask(part)
-                    asked.append((fetcher, part))
-                    position = part.stop
+                    rows = samples.mine_K[position : position + regime.batch_size].tolist()
+                    fetcher.ask(rows)
+                    position += len(rows)
+                    asked.append((fetcher, rows, position))
                 if not asked:
                     ready.put(None)
                     return
-                taking, part = asked.popleft()
-                ready.put((part.stop, self._assemble(taking, part)))
+                taking, rows, end = asked.popleft()
+                ready.put((end, self._assemble(taking, rows)))
         except Exception as error:  # noqa: BLE001  (it is raised again in the consumer's thread)
             ready.put(error)
         finally:
-            for taking, _ in asked:
+            for taking, _, _ in asked:
                 taking.close()
 
-    def _assemble(self, fetcher: ClipFetcher, part: range) -> ClipBatch | None:
-        samples, found = fetcher.samples, fetcher.take(part)
+    def _assemble(self, fetcher: ClipFetcher, rows: list[int]) -> ClipBatch | None:
+        samples, found = fetcher.samples, fetcher.take(rows)
         while found:
             try:
                 clips_NCTHW = self._prepare(samples, found)
@@ -275,7 +275,7 @@ class ClipLoader:
             torch.from_numpy(self.index.labels_N[videos_N]).to(self._device),
             torch.from_numpy(videos_N).to(self._device),
         )
-        share, box = samples.changes.shares_M[part.start], samples.changes.pastes_M4[part.start]
+        share, box = samples.changes.shares_M[rows[0]], samples.changes.pastes_M4[rows[0]]
         return batch.mixed_up(float(share)).cut_mixed(box.tolist())
 
     def _prepare(self, samples: EpochSamples, found: Sequence[tuple[int, Source]]) -> torch.Tensor:

@@ -4,6 +4,7 @@ The host decoder decodes a video once for all of its consecutive samples, so the
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -57,7 +58,7 @@ class Reading:
 
 
 class ClipFetcher:
-    """The clips of one epoch's samples in one regime. Ask for parts in order, then take them in the same order.
+    """The clips of one epoch's samples in one regime, by their rows in it. Ask for some, then take them in that order.
 
     keep: these clips will be asked for again. abandoned: set when nobody wants them any more.
     """
@@ -73,23 +74,23 @@ class ClipFetcher:
         self._ends_M = _group_ends(samples)
         self._groups: dict[int, _Group] = {}
 
-    def ask(self, part: range) -> None:
-        """Begin to read the samples at these positions."""
-        for row in part:
+    def ask(self, rows: Sequence[int]) -> None:
+        """Begin to read these samples."""
+        for row in rows:
             end = int(self._ends_M[row])
             if end not in self._groups:
                 before = self._lost_before(row)
                 task = None if before else self._submit(range(row, end))
                 self._groups[end] = _Group(row, end, task, before.reason if before else "")
 
-    def take(self, part: range) -> list[tuple[int, Source]]:
-        """Positions of the samples that stand at these positions, with their clips.
+    def take(self, rows: Sequence[int]) -> list[tuple[int, Source]]:
+        """These samples, as rows with their clips.
 
-        They are the positions asked for, but where a clip cannot be read: it is noted as lost, and its substitute's
-        position is there instead, or none in an evaluation. Raises `UserError` where too much is lost.
+        They are the rows asked for, but where a clip cannot be read: it is noted as lost, and its substitute's row is
+        there instead, or none in an evaluation. Raises `UserError` where too much is lost.
         """
         taken: list[tuple[int, Source]] = []
-        for row in part:
+        for row in rows:
             end = int(self._ends_M[row])
             group = self._groups[end]
             if group.task is not None:
@@ -103,7 +104,7 @@ class ClipFetcher:
         return taken
 
     def lose(self, row: int, reason: str) -> tuple[int, Source] | None:
-        """Note a clip that cannot be read; position and clip of its substitute, or None in an evaluation."""
+        """Note a clip that cannot be read; row and clip of its substitute, or None in an evaluation."""
         samples, lost, path = self.samples, self._reading.lost, self._path(row)
         lost.count(path, reason, self._index)
         before = self._lost_before(row)
@@ -111,9 +112,8 @@ class ClipFetcher:
         # Of a video that an evaluation leaves out, the first view stands for all.
         named = samples.spare or row == 0 or samples.videos_M[row - 1] != samples.videos_M[row]
         if before is None and named:
-            instead = int(samples.places_M[found[0]]) if found else None
             _, stream, epoch = samples.name
-            lost.add(LostClip(path, reason, stream, epoch, int(samples.places_M[row]), instead))
+            lost.add(LostClip(path, reason, stream, epoch, row, found[0] if found else None))
         return found
 
     def close(self) -> None:
@@ -124,9 +124,7 @@ class ClipFetcher:
 
     def _substitute(self, row: int, before: LostClip | None) -> tuple[int, Source]:
         samples = self.samples
-        known: list[int] = []
-        if before is not None and before.instead is not None:
-            known = [int(np.searchsorted(samples.places_M, before.instead))]
+        known = [before.instead] if before is not None and before.instead is not None else []
         for other in chain(known, samples.spares(row)):
             if self._lost_before(other) is None:
                 sources, _ = self._result(self._submit(range(other, other + 1)), other)
@@ -135,11 +133,10 @@ class ClipFetcher:
         raise UserError("none of the clips of an epoch can be read: is the folder of the videos still there?")
 
     def _lost_before(self, row: int) -> LostClip | None:
-        samples = self.samples
         if not len(self._reading.lost):
             return None
-        path = self._path(row)
-        return self._reading.lost.find(path, samples.name.stream, samples.name.epoch, int(samples.places_M[row]))
+        _, stream, epoch = self.samples.name
+        return self._reading.lost.find(self._path(row), stream, epoch, row)
 
     def _result(self, task: Task[list[Source]], row: int) -> tuple[list[Source] | None, str]:
         """What a task read, or None and why not."""
@@ -193,7 +190,7 @@ class _Group:
 
 def _group_ends(samples: EpochSamples) -> npt.NDArray[np.int64]:
     """For each sample, the end of its group: consecutive ones of one video, or each alone where it may be replaced."""
-    rows_M = np.arange(len(samples))
+    rows_M = np.arange(len(samples.videos_M))
     if samples.spare:
         return rows_M + 1
     last_M = np.append(samples.videos_M[1:] != samples.videos_M[:-1], True)

@@ -2,7 +2,7 @@
 
 A sample's numbers depend on its place in the epoch and on nothing else, so batch size, threads and interruptions do
 not change them; another clip regime changes only its frames. Operators receive them as tensors; nothing downstream
-draws a random number. Of several processes, each takes every `world`-th place of the same epoch.
+draws a random number. Of several processes, each draws the same epoch and takes every `world`-th place of it.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,29 +29,29 @@ class EpochName(NamedTuple):
 
 @dataclass(frozen=True)
 class EpochSamples:
-    """M samples in the order in which they are trained on or evaluated.
+    """M samples, and which K of them this process takes, in the order in which they are trained on or evaluated.
 
-    name: what they were drawn from. spec: their clip regime. places_M: their places in the epoch of all processes.
-    videos_M: position in the index. frames_MT: frame indices. changes: what is done to the pictures. under: the same
-    samples in another regime. spare: whether another sample may stand in for one that cannot be read.
+    name: what they were drawn from. spec: their clip regime. videos_M: position in the index. frames_MT: frame indices.
+    changes: what is done to the pictures. mine_K: places of this process among the M. under: the same samples in
+    another regime. spare: whether another sample, of any process, may stand in for one that cannot be read.
     """
 
     name: EpochName
     spec: ClipSpec
-    places_M: npt.NDArray[np.int64]
     videos_M: npt.NDArray[np.int64]
     frames_MT: npt.NDArray[np.int32]
     changes: Changes
+    mine_K: npt.NDArray[np.int64]
     under: Callable[[ClipSpec], "EpochSamples"]
     spare: bool
 
     def __len__(self) -> int:
-        return len(self.videos_M)
+        return len(self.mine_K)
 
     def spares(self, place: int) -> Iterator[int]:
-        """Samples to take for the one at position `place` where it cannot be read: the others in random order."""
+        """Places to take for `place` where it cannot be read: all others in random order, the same in every process."""
         seed, stream, epoch = self.name
-        order = stream_rng(seed, f"{stream}/spare/{self.places_M[place]}", epoch).permutation(len(self))
+        order = stream_rng(seed, f"{stream}/spare/{place}", epoch).permutation(len(self.videos_M))
         return (int(other) for other in order if other != place)
 
 
@@ -77,27 +77,26 @@ def training_samples(
 
     clips: samples in the epoch, None for one per video. Epochs of another length go on where the one before stopped:
         every video is drawn once before any is drawn again.
-    rank, world: this process of how many. All get the same number of samples, none twice: the epoch is rounded down to
-        a multiple of `world`, and what is cut off begins the next one.
+    rank, world: this process of how many. All take the same number of samples, none twice; up to `world - 1` at the end
+        of the epoch are taken by none.
     Raises `UserError` where there are fewer samples than processes.
     """
-    total = (clips or len(index)) // world * world
-    if total == 0:
-        raise UserError(f"{clips or len(index)} clips an epoch for {world} processes: set data.clips_per_epoch")
-    places_M = np.arange(rank, total, world)
+    total = clips or len(index)
+    if total < world:
+        raise UserError(f"{total} clips an epoch for {world} processes: set data.clips_per_epoch")
+    mine_K = np.arange(rank, total // world * world, world)
     videos_M = _draw_videos(len(index), total, seed=seed, stream=stream, epoch=epoch)
 
     def rng_of(kind: str) -> np.random.Generator:
         return stream_rng(seed, f"{stream}/{kind}", epoch)
 
-    changes = draw_changes(rng_of, index.sizes_N2[videos_M].astype(np.float64), augment)[places_M]
-    videos_M = videos_M[places_M]
+    changes = draw_changes(rng_of, index.sizes_N2[videos_M].astype(np.float64), augment)
 
     def under(spec: ClipSpec) -> EpochSamples:
-        positions_MS = rng_of("position").random((total, spec.segments))[places_M]
+        positions_MS = rng_of("position").random((total, spec.segments))
         frames_MT = frame_indices(index.frames_N[videos_M], spec, positions_MS, short=short)
         name = EpochName(seed, stream, epoch)
-        return EpochSamples(name, spec, places_M, videos_M, frames_MT, changes, under, spare=True)
+        return EpochSamples(name, spec, videos_M, frames_MT, changes, mine_K, under, spare=True)
 
     return under(spec)
 
@@ -117,19 +116,17 @@ def evaluation_samples(
     crops: 1 for the centre square, 3 for left, centre and right (top, centre and bottom of upright videos).
     rank, world: this process of how many; each takes every `world`-th video, none is taken twice.
     """
-    mine_N = np.arange(rank, len(index), world)
-    per_video = views * crops
-    videos_M = np.repeat(mine_N, per_video)
-    sizes_N2 = index.sizes_N2[mine_N].astype(np.float64)
+    videos_M = np.repeat(np.arange(len(index)), views * crops)
+    mine_K = np.flatnonzero(videos_M % world == rank)
+    sizes_N2 = index.sizes_N2.astype(np.float64)
     square_N2 = sizes_N2.min(axis=1, keepdims=True) / sizes_N2
     sides_C = np.linspace(0.0, 1.0, crops) if crops > 1 else np.array([0.5])
     corners_NC2 = sides_C[:, None] * (1.0 - square_N2)[:, None]
     crops_NC4 = np.concatenate([corners_NC2, corners_NC2 + square_N2[:, None]], axis=2)
     changes = no_changes(np.tile(crops_NC4[:, None], (1, views, 1, 1)).reshape(-1, 4).astype(np.float32))
-    places_M = (mine_N[:, None] * per_video + np.arange(per_video)).reshape(-1)
 
     def under(spec: ClipSpec) -> EpochSamples:
-        durations_N = index.frames_N[mine_N]
+        durations_N = index.frames_N
         frames_NVT = np.stack(
             [
                 frame_indices(durations_N, spec, view_positions(durations_N, spec, view, views), short=short)
@@ -139,7 +136,7 @@ def evaluation_samples(
         )
         frames_MT = np.repeat(frames_NVT, crops, axis=1).reshape(-1, spec.length)
         name = EpochName(0, "evaluation", 0)
-        return EpochSamples(name, spec, places_M, videos_M, frames_MT, changes, under, spare=False)
+        return EpochSamples(name, spec, videos_M, frames_MT, changes, mine_K, under, spare=False)
 
     return under(spec)
 

@@ -148,19 +148,23 @@ def test_a_state_of_another_epoch_is_refused(index, loader):
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_shards_are_disjoint_equally_long_and_together_the_epoch(index, world):
+    """In the order of one process: rank r has places r, r + world, ..., so equal batches of all are one of it."""
     spec = ClipSpec(1, 4, 1, 24)
     for epoch in range(3):
         shards = [samples_of(index, epoch=epoch, rank=rank, world=world) for rank in range(world)]
-        total = CLIPS // world * world
-        whole = training_samples(index, REGIMES[0][0], MIXED, seed=5, stream="a->b", epoch=epoch, clips=total)
-        assert {len(shard) for shard in shards} == {total // world}
-        places = np.concatenate([shard.places_M for shard in shards])
-        assert sorted(places) == list(range(total))
+        whole = samples_of(index, epoch=epoch)
+        assert {len(shard) for shard in shards} == {CLIPS // world}
+        taken = np.stack([shard.mine_K for shard in shards], axis=1).reshape(-1)
+        assert taken.tolist() == list(range(CLIPS // world * world))
         for shard in shards:
-            assert np.array_equal(shard.frames_MT, whole.frames_MT[shard.places_M])
-            assert np.array_equal(shard.changes.crops_M4, whole.changes.crops_M4[shard.places_M])
+            assert np.array_equal(shard.videos_M, whole.videos_M)
+            assert np.array_equal(shard.frames_MT, whole.frames_MT)
+            assert np.array_equal(shard.changes.crops_M4, whole.changes.crops_M4)
+            assert [*shard.spares(7)] == [*whole.spares(7)] and len([*whole.spares(7)]) == CLIPS - 1
         views = [evaluation_samples(index, spec, views=2, crops=3, rank=rank, world=world) for rank in range(world)]
-        assert sorted(np.concatenate([v.videos_M for v in views])) == sorted(np.repeat(np.arange(len(index)), 6))
+        seen = np.concatenate([v.videos_M[v.mine_K] for v in views])
+        assert sorted(seen) == sorted(np.repeat(np.arange(len(index)), 6))
+        assert len({video for v in views for video in set(v.videos_M[v.mine_K])}) == len(index)
 
 
 WORKER = """
@@ -215,11 +219,11 @@ def test_two_processes_under_torchrun_share_an_epoch(index, numbered, tmp_path):
     spec = ClipSpec(1, 4, 1, 24)
     loader = ClipLoader(index, AugmentConfig(), max_batch=1, threads=1, decoder="host", device=CPU)
     loader.configure(spec, 1)
-    whole = training_samples(index, spec, AugmentConfig(), seed=1, stream="x", epoch=0, clips=10)
+    whole = training_samples(index, spec, AugmentConfig(), seed=1, stream="x", epoch=0, clips=11)
     single = [(b.videos_N.item(), b.clips_NCTHW.double().sum().item()) for b in loader.epoch(whole)]
     assert [len(batches) for batches in found["train"]] == [3, 3]
     for rank, batches in enumerate(found["train"]):
-        mine = single[rank::2]
+        mine = single[rank:10:2]
         assert [v for videos, _ in batches for v in videos] == [video for video, _ in mine]
         sums = [sum(total for _, total in mine[i : i + 2]) for i in range(0, 5, 2)]
         assert np.allclose([total for _, total in batches], sums, rtol=1e-9)

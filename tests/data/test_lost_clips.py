@@ -123,6 +123,24 @@ def test_what_a_run_has_lost_survives_a_kill_in_the_middle_of_a_line(tmp_path):
     assert rundir.load_lost() == [*clips, more]
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_whoever_stands_in_is_the_same_for_any_number_of_processes(folder, index, world):
+    """Every process loses its own places; put together they are the epoch, and the losses, of one process."""
+    broken = breakages(folder)
+    _, batches = train(loader_of(index, alone := LostClips(0.5)))
+    together, clips = [None] * VIDEOS, []
+    for rank in range(world):
+        loader = loader_of(index, lost := LostClips(0.5))
+        samples = training_samples(index, SPEC, PLAIN, seed=2, stream="s", epoch=0, rank=rank, world=world)
+        found = torch.cat([batch.clips_NCTHW for batch in loader.epoch(samples)])
+        for place, clip_CTHW in zip(samples.mine_K, found, strict=True):
+            together[place] = clip_CTHW
+        clips += lost.clips
+    assert torch.equal(torch.stack(together), torch.cat([batch.clips_NCTHW for batch in batches]))
+    assert sorted(clips, key=lambda clip: clip.place) == sorted(alone.clips, key=lambda clip: clip.place)
+    assert len(clips) == len(broken)
+
+
 def test_an_evaluation_leaves_broken_videos_out_and_names_each_once(folder, index):
     broken = breakages(folder)
     loader = loader_of(index, lost := LostClips(0.5))
