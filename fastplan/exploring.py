@@ -201,8 +201,7 @@ class Explorer:
 
     def _clip_frames(self, edge: EdgeTraining) -> int:
         """Frames that an epoch of this edge trains on."""
-        state = edge.state
-        return self._clips // state.effective_batch * state.effective_batch * state.clip.length
+        return edge.state.clip_frames(self._clips)
 
 
 def _outcome(

@@ -25,9 +25,16 @@ class Spend:
     clip_frames: int
     epoch_clips: int
 
-    def epochs(self, share: float, clip: ClipSpec) -> int:
-        """Whole epochs of `clip` that a share (0..1) of the budget pays, at least one."""
-        return max(round(share * self.clip_frames / (self.epoch_clips * clip.length)), 1)
+    def price(self, state: State) -> int:
+        """Clip-frames of one epoch; `UserError` where its clips are fewer than the state's first step takes."""
+        if price := state.clip_frames(self.epoch_clips):
+            return price
+        first = state.cycle[0][1] * state.accumulate
+        raise UserError(f"state '{state.name}' takes {first} clips a step, but an epoch has only {self.epoch_clips}")
+
+    def epochs(self, share: float, state: State) -> int:
+        """Whole epochs of `state` that a share (0..1) of the budget pays, at least one."""
+        return max(round(share * self.clip_frames / self.price(state)), 1)
 
 
 def constant(target: State, spend: Spend) -> Plan:
@@ -57,25 +64,38 @@ def short_to_long(target: State, spend: Spend, *, short: State) -> Plan:
 def multigrid(
     target: State, spend: Spend, *, cycles: Literal["long", "short", "both"], at: float = 0.65, factor: float = 0.1
 ) -> Plan:
-    """Multigrid training (Wu et al., CVPR 2020), on the step schedule of the same budget.
+    """Multigrid training (Wu et al., CVPR 2020), of the step schedule of the same budget.
 
-    Long cycle: before the step, the four shapes of `LONG_CYCLE` with equally many iterations each, batch and learning
-    rate scaled by what a clip gets smaller; after it the target's shape. Short cycle: `State.short_cycle` in every leg.
-    BatchNorm takes the statistics of the whole batch, whatever its size; the paper's sub-batches are not imitated.
+    Long cycle: iterations are shared as in the step schedule. A share `at` of them goes to the shapes of `LONG_CYCLE`
+    in four equal parts, batch and learning rate scaled by what a clip gets smaller; the rest is the fine-tuning in the
+    target's shape, its first half before the step. Short cycle: `State.short_cycle` in every leg, the learning rate
+    unscaled; with the long cycle, its sides are shares of the target's, and none exceeds the long cycle's.
 
-    Raises `UserError` where the target's clips cannot be quartered.
+    docs/planning.md says what differs from the published training. Raises `UserError` where the target's clips cannot
+    be quartered, or an epoch has too few clips for the largest batch.
     """
     low = _at_rate(target, factor, "low")
-    parts = [(target, at), (low, 1 - at)]
-    if cycles in ("long", "both"):
-        shapes = [_shaped(target, *shape) for shape in LONG_CYCLE]
-        frames = [state.batch_size * state.clip.length for state in shapes]  # per iteration
-        parts = [(state, at * f / sum(frames)) for state, f in zip(shapes, frames, strict=True)] + [(low, 1 - at)]
-    plan = _plan(f"multigrid, {cycles}", parts, spend)
-    if cycles in ("short", "both"):
-        legs = (replace(leg, state=replace(leg.state, short_cycle=True)) for leg in plan.legs)
-        plan = replace(plan, legs=tuple(legs))
-    return plan
+    short = cycles in ("short", "both")
+    if cycles == "short":
+        parts = [(replace(target, short_cycle=True), at), (replace(low, short_cycle=True), 1 - at)]
+        return _plan("multigrid, short", parts, spend)
+    shapes = [_shaped(target, *shape) for shape in LONG_CYCLE]
+    if short:
+        shapes = [replace(state, short_cycle=True, cycle_size=target.clip.size) for state in shapes]
+        low = replace(low, short_cycle=True)
+    tuning = (1 - at) / 2
+    iterations = [(state, at / len(shapes)) for state in shapes[:-1]]
+    iterations += [(shapes[-1], at / len(shapes) + tuning), (low, tuning)]
+    frames = [share * _frames_per_iteration(state) for state, share in iterations]
+    parts = [(state, part / sum(frames)) for (state, _), part in zip(iterations, frames, strict=True)]
+    return _plan(f"multigrid, {cycles}", parts, spend)
+
+
+def rescaled(plan: Plan, spend: Spend) -> Plan:
+    """A plan at another price: every leg keeps its share of the clip-frames and becomes a constant rate's."""
+    prices = [leg.epochs * spend.price(leg.state) for leg in plan.legs]
+    parts = [(leg.state, price / sum(prices)) for leg, price in zip(plan.legs, prices, strict=True)]
+    return _plan("planned", parts, spend)
 
 
 def comparators(target: State, spend: Spend, *, short: State | None = None) -> dict[str, Callable[[], Plan]]:
@@ -95,18 +115,18 @@ def comparators(target: State, spend: Spend, *, short: State | None = None) -> d
 
 def clip_frames(plan: Plan, epoch_clips: int) -> int:
     """Training clip-frames of a plan's legs in epochs of `epoch_clips` clips."""
-    return sum(leg.epochs * epoch_clips * leg.state.clip.length for leg in plan.legs)
+    return sum(leg.epochs * leg.state.clip_frames(epoch_clips) for leg in plan.legs)
 
 
 def _plan(name: str, parts: Sequence[tuple[State, float]], spend: Spend) -> Plan:
     legs = []
     left = spend.clip_frames
     for number, (state, share) in enumerate(parts, 1):
-        price = spend.epoch_clips * state.clip.length
-        epochs = max(round(left / price), 1) if number == len(parts) else spend.epochs(share, state.clip)
+        price = spend.price(state)
+        epochs = max(round(left / price), 1) if number == len(parts) else spend.epochs(share, state)
         left -= epochs * price
         legs.append(Leg(state, epochs))
-    if left < -max(spend.epoch_clips * state.clip.length for state, _ in parts):
+    if left < -max(spend.price(state) for state, _ in parts):
         raise UserError(
             f"{spend.clip_frames:,} clip-frames are too few for the {len(parts)} legs of '{name}': "
             f"an epoch has {spend.epoch_clips} clips"
@@ -119,6 +139,11 @@ def _at_rate(state: State, factor: float, suffix: str) -> State:
     return replace(state, name=f"{state.name}-{suffix}", lr=float(f"{state.lr * factor:.12g}"))
 
 
+def _frames_per_iteration(state: State) -> float:
+    """Clip-frames of an optimizer step, the mean over the state's cycle."""
+    return sum(batch for _, batch in state.cycle) / len(state.cycle) * state.accumulate * state.clip.length
+
+
 def _shaped(state: State, time: float, side: float) -> State:
     """The state with clips of a share of the length and of the side, batch and learning rate scaled inversely."""
     clip = state.clip
@@ -126,7 +151,7 @@ def _shaped(state: State, time: float, side: float) -> State:
     frames = clip.frames if clip.segments > 1 else clip.frames * time
     if segments % 1 or frames % 1:
         raise UserError(f"state '{state.name}': clips of {clip} cannot be cut to {time:g} of their length")
-    size = round(clip.size * side / SIZE_STEP) * SIZE_STEP
+    size = clip.size if side == 1 else round(clip.size * side / SIZE_STEP) * SIZE_STEP
     more = round(1 / (time * side**2))
     return replace(
         state,

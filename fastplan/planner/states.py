@@ -8,6 +8,7 @@ an object of this type is acyclic, every state is reachable from `start` and lea
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import cycle
 from typing import Any
 
 from fastplan.clips import ClipSpec, length_fault
@@ -17,9 +18,9 @@ START = "start"
 Edge = tuple[str, str]
 
 _CLIP_KEYS = ("segments", "frames", "stride", "size")
-_OPTIONAL_KEYS = ("batch_size", "accumulate", "freeze_bn", "short_cycle")
+_OPTIONAL_KEYS = ("batch_size", "accumulate", "freeze_bn", "short_cycle", "cycle_size")
 _STATE_KEYS = (*_CLIP_KEYS, "lr", *_OPTIONAL_KEYS)
-_SHORT_CYCLE = ((0.5, 4), (0.5**0.5, 2), (1.0, 1))  # share of the side, times the batch
+_SHORT_CYCLE = (0.5, 0.5**0.5, 1.0)  # shares of the side
 SIZE_STEP = 4  # pixels: sides of a cycle are rounded to a multiple of it
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -36,6 +37,8 @@ class State:
     freeze_bn: whether BatchNorm statistics and affine weights stay as the parent left them.
     short_cycle: optimizer steps alternate between half the side of the picture with 4 times the batch, 0.7 of it with
         twice the batch, and the state's own (Wu et al., CVPR 2020, section 3.2); the learning rate is not scaled.
+    cycle_size: side in pixels that those shares refer to where it is larger than the clip's own, which no step exceeds:
+        inside a long cycle, half of the whole picture is 0.7 of a clip of 0.7 of its side. None for the clip's own.
     """
 
     name: str
@@ -45,6 +48,7 @@ class State:
     accumulate: int = 1
     freeze_bn: bool = False
     short_cycle: bool = False
+    cycle_size: int | None = None
 
     def __post_init__(self) -> None:
         where = f"state '{self.name}'"
@@ -59,6 +63,13 @@ class State:
         for key in ("freeze_bn", "short_cycle"):
             if not isinstance(getattr(self, key), bool):
                 raise UserError(f"{where}: {key} is {getattr(self, key)!r}; it must be true or false")
+        size = self.cycle_size
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < self.clip.size):
+            raise UserError(
+                f"{where}: cycle_size is {size!r}; it must be a whole number of pixels, no less than {self.clip.size}"
+            )
+        if size is not None and not self.short_cycle:
+            raise UserError(f"{where}: cycle_size means nothing without short_cycle: true")
 
     @property
     def effective_batch(self) -> int:
@@ -70,9 +81,27 @@ class State:
         """Clip and batch of one optimizer step after the other, over and over; one pair where nothing alternates."""
         if not self.short_cycle:
             return ((self.clip, self.batch_size),)
-        sides = (max(round(self.clip.size * share / SIZE_STEP) * SIZE_STEP, SIZE_STEP) for share, _ in _SHORT_CYCLE)
-        clips = (replace(self.clip, size=side) for side in sides)
-        return tuple((clip, self.batch_size * times) for clip, (_, times) in zip(clips, _SHORT_CYCLE, strict=True))
+        own = self.clip.size
+        regimes = []
+        for share in _SHORT_CYCLE:
+            side = min((self.cycle_size or own) * share, own)
+            rounded = own if side == own else max(round(side / SIZE_STEP) * SIZE_STEP, SIZE_STEP)
+            regimes.append((replace(self.clip, size=rounded), self.batch_size * round((own / side) ** 2)))
+        return tuple(regimes)
+
+    def steps(self, clips: int) -> list[tuple[ClipSpec, int]]:
+        """Clip and batch of every optimizer step of an epoch of `clips` clips: as many steps as they are enough for."""
+        steps = []
+        for clip, batch_size in cycle(self.cycle):
+            clips -= batch_size * self.accumulate
+            if clips < 0:
+                break
+            steps.append((clip, batch_size))
+        return steps
+
+    def clip_frames(self, clips: int) -> int:
+        """Frames that an epoch of `clips` clips trains on; clips that fill no step are left out."""
+        return sum(batch_size for _, batch_size in self.steps(clips)) * self.accumulate * self.clip.length
 
     @property
     def largest_batch(self) -> int:
@@ -86,6 +115,8 @@ class State:
         del row["name"]
         if not self.short_cycle:
             del row["short_cycle"]
+        if self.cycle_size is None:
+            del row["cycle_size"]
         return {**clip, **row}
 
     @classmethod

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any
 
 import torch
@@ -99,7 +98,7 @@ class Trainer:
             clips=config.data.clips_per_epoch,
             short=config.data.short,
         )
-        regimes = _regimes(state, len(samples))
+        regimes = [Regime(*step) for step in state.steps(len(samples))]
         steps = len(regimes)
         if steps == 0:
             raise UserError(
@@ -228,17 +227,6 @@ class Trainer:
     def _set_lr(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["scale"]
-
-
-def _regimes(state: State, clips: int) -> list[Regime]:
-    """The regime of every optimizer step of an epoch, as many as the clips are enough for."""
-    regimes = []
-    for clip, batch_size in cycle(state.cycle):
-        clips -= batch_size * state.accumulate
-        if clips < 0:
-            break
-        regimes.append(Regime(clip, batch_size))
-    return regimes
 
 
 def cosine_with_warmup(epoch: int, epochs: int, warmup: int) -> Callable[[float], float]:

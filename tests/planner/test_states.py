@@ -50,6 +50,8 @@ def test_wrong_edges(edges, message):
         ({"accumulate": 1.5}, "state 'a': accumulate is 1.5"),
         ({"freeze_bn": "yes"}, "state 'a': freeze_bn is 'yes'"),
         ({"short_cycle": 1}, "state 'a': short_cycle is 1"),
+        ({"short_cycle": True, "cycle_size": 200}, "state 'a': cycle_size is 200.* no less than 224"),
+        ({"cycle_size": 300}, "state 'a': cycle_size means nothing without short_cycle"),
         ({"framez": 8}, "state 'a' has an unknown key 'framez', did you mean 'frames'"),
     ],
 )
@@ -93,6 +95,15 @@ def test_a_short_cycle_keeps_the_work_of_a_step_about_equal():
     assert state.largest_batch == 32 and State.from_dict("a", state.to_dict()) == state
     plain = State("a", ClipSpec(1, 8, 1, 224), 0.1, batch_size=8)
     assert plain.cycle == ((plain.clip, 8),) and "short_cycle" not in plain.to_dict()
+    inside = State("a", ClipSpec(1, 8, 1, 158), 0.1, batch_size=8, short_cycle=True, cycle_size=224)
+    assert [(clip.size, batch) for clip, batch in inside.cycle] == [(112, 16), (158, 8), (158, 8)]
+    assert State.from_dict("a", inside.to_dict()) == inside
+
+
+def test_an_epoch_is_made_of_full_steps():
+    state = State("a", ClipSpec(1, 8, 1, 224), 0.1, batch_size=4, accumulate=2, short_cycle=True)
+    assert [batch for _, batch in state.steps(100)] == [16, 8, 4, 16], "32 + 16 + 8 + 32 of 100"
+    assert state.clip_frames(100) == 88 * 8 and state.clip_frames(31) == 0
 
 
 def test_names_are_safe_as_file_names():
