@@ -1,5 +1,6 @@
 """A run killed at any moment and resumed ends like one that was never stopped: real processes, SIGKILL."""
 
+import ctypes
 import json
 import os
 import random
@@ -48,6 +49,40 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(reference, tmp_path):
     full = subprocess.run(words, capture_output=True, text=True)
     assert full.returncode == 2
     assert "cannot write" in full.stderr and "--resume" in full.stderr and "Traceback" not in full.stderr
+    done = subprocess.run(command(run, "--resume"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(run, reference)
+
+
+def permissions_bind() -> None:
+    """Before exec: take away what lets root read and write whatever a file's mode says; others never could."""
+    if os.geteuid() == 0:
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            if ctypes.CDLL(None, use_errno=True).prctl(24, capability, 0, 0, 0):  # PR_CAPBSET_DROP
+                raise OSError(ctypes.get_errno(), "prctl")
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_cannot_be_written_is_one_clear_line_and_nothing_is_touched(reference, tmp_path):
+    """A killed run's journal, its lock or its whole folder is read-only; writable again, it ends like any other."""
+    run = tmp_path / "run"
+    process = start(fresh(run))
+    wait_for_epochs(process, 3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = contents_of(run)
+    journal = f"cannot use the journal {run / 'journal.sqlite'}"
+    for name, refusal in (("journal.sqlite", journal), ("", journal), (".lock", f"cannot use the run folder {run}")):
+        mode = (run / name).stat().st_mode
+        (run / name).chmod(mode & ~0o222)
+        refused = subprocess.run(command(run, "--resume"), capture_output=True, text=True, preexec_fn=permissions_bind)
+        (run / name).chmod(mode)
+        assert refused.returncode == 2, refused.stdout + refused.stderr
+        assert refusal in refused.stderr and len(refused.stderr.splitlines()) == 1
+        assert contents_of(run) == before
     done = subprocess.run(command(run, "--resume"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert_same_end(run, reference)

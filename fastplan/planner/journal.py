@@ -126,5 +126,8 @@ class Journal:
 
     def _damaged(self, error: sqlite3.DatabaseError) -> UserError:
         if isinstance(error, sqlite3.OperationalError):
-            return UserError(f"cannot use the journal {self._path}: {error}; what it already holds is kept")
+            return UserError(
+                f"cannot use the journal {self._path}: {error}; what it holds is intact: see to disk space and "
+                "permissions, then --resume"
+            )
         return UserError(f"the journal {self._path} is damaged ({error}); start a new run in another folder")
