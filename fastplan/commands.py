@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
+
 from fastplan.config import RunConfig
 from fastplan.data.batch import ClipBatch, ClipLoader, choose_decoder, default_threads
 from fastplan.data.index import VideoIndex, build_index
@@ -182,6 +184,9 @@ def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, s
         rows.append(("left out", f"{len(bad)} videos that do not decode{named}{more}"))
     if resumed:
         rows.append(("resumed", _found(runner.journal, task)))
+    if task.graph is not None and not resumed and runner.disk_free is not None and runner.disk_free < runner.disk.most:
+        needed = f"{decimal(runner.disk_free)} of disk are free for checkpoints, up to {decimal(runner.disk.most)}"
+        rows.append(("note", f"{needed} may be needed at a time: free some, or give checkpoints=FOLDER"))
     if task.graph is not None:
         batches = {state.effective_batch for state in task.graph.states}
         if len(batches) > 1:

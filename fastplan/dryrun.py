@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from fastplan.budget import Budget
 from fastplan.launch import Task
 from fastplan.memory import expected_memory
@@ -57,8 +59,10 @@ def _explain(task: Task, measured: Probe, terminal: Terminal) -> None:
         f"{duration(most)} where every edge runs to {limits['max_epochs']}, on one {measured.device} "
         f"in {measured.precision}"
     )
-    disk = (limits["max_epochs"] + len(task.graph.states)) * measured.weights_bytes + measured.state_bytes
-    terminal.note(f"disk: {measured.weights_bytes / 1e6:,.0f} MB a checkpoint, at most {disk / 1e9:,.1f} GB at a time")
+    terminal.note(
+        f"disk: {decimal(measured.disk.checkpoint)} a checkpoint, at most {decimal(measured.disk.most)} at a time with "
+        "one worker, usually less than half of it"
+    )
     if config.plan.budget is not None:
         terminal.note(_cut(task, measured, Budget.parse(config.plan.budget), found))
     _, words = verdict(task.graph, found, val_videos=measured.val_videos)

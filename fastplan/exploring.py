@@ -14,7 +14,7 @@ from fastplan.budget import Budget, Spending
 from fastplan.config import RunConfig
 from fastplan.planner.arrivals import Outcome
 from fastplan.planner.confidence import is_hopeless, knee_band
-from fastplan.planner.curve import KneeFit, Stop, choose_epoch, fit_knee, should_stop
+from fastplan.planner.curve import KneeFit, Stop, choose_epoch, epochs_in_play, fit_knee, should_stop
 from fastplan.planner.journal import EpochRecord, Journal
 from fastplan.planner.plans import Leg
 from fastplan.rundir import RunDir
@@ -29,11 +29,15 @@ Rival = Callable[[], Outcome | None]
 
 @dataclass(frozen=True)
 class _Rules:
-    """When an edge ends: `max_epochs` exactly, or `attempt_epochs` past its knee and at most `max_epochs`."""
+    """When an edge ends: `max_epochs` exactly, or `attempt_epochs` past its knee and at most `max_epochs`.
+
+    keeps_last: whether its last weights are what is kept; else any epoch may turn out to be the best near the knee.
+    """
 
     attempt_epochs: int
     max_epochs: int
     exact: bool = False
+    keeps_last: bool = False
 
 
 class Explorer:
@@ -103,7 +107,7 @@ class Explorer:
     def train_leg(self, edge: EdgeTraining, leg: Leg) -> Exploring:
         """Train one leg of a plan; its last weights are kept, nothing is rolled back."""
         exact = self._config.exact or leg.schedule != "constant"
-        rules = _Rules(self._config.plan.replay_attempt_epochs, leg.epochs if exact else 2 * leg.epochs, exact)
+        rules = _Rules(self._config.plan.replay_attempt_epochs, leg.epochs if exact else 2 * leg.epochs, exact, True)
         stop, fit = yield from self._train(edge, rules, lambda: None)
         records = self._journal.epochs(edge.key)
         if stop is Stop.DIVERGED:
@@ -123,9 +127,11 @@ class Explorer:
         self._watcher.begin_edge(edge.key, edge.source, edge.state, max(len(records) - 1, 0), rules.max_epochs)
         if not records:
             records = [self._commit(edge, (yield Request(edge, 0)))]
+        on_disk = {record.epoch for record in records}
         while True:
             epoch = records[-1].epoch
             accuracies = [record.accuracy for record in records]
+            on_disk = self._delete_ruled_out(edge, accuracies, rules, on_disk | {epoch})
             fit = fit_knee(
                 accuracies,
                 rule=plan.knee,
@@ -166,8 +172,6 @@ class Explorer:
         self._spending.end(edge.key, edge.state.name, record)
         if stats is None:
             return record
-        if record.epoch > 1:
-            self._store.delete(self._store.optimizer_name(edge.key, record.epoch - 1))
         speed = stats.clips / stats.seconds
         for name, value in (("val_top1", record.accuracy), ("train_loss", record.loss), ("clips_per_s", speed)):
             self._scalars.add_scalar(f"{edge.key.replace('>', '->')}/{name}", value, record.epoch)
@@ -186,6 +190,21 @@ class Explorer:
             worker=record.worker,
         )
         return record
+
+    def _delete_ruled_out(
+        self, edge: EdgeTraining, accuracies: list[float], rules: _Rules, on_disk: set[int]
+    ) -> set[int]:
+        """Delete what an edge under way needs no more, of the epochs `on_disk`; returns those that stay."""
+        epoch = len(accuracies) - 1
+        from_scratch = edge.parent is None
+        needed = {epoch}
+        if not rules.keeps_last:
+            needed = epochs_in_play(accuracies, rule=self._config.plan.knee, from_scratch=from_scratch)
+        for ended in on_disk - needed - {0}:
+            self._store.delete(self._store.weights_name(edge.key, ended))
+        if epoch > 1:
+            self._store.delete(self._store.optimizer_name(edge.key, epoch - 1))
+        return needed
 
     def _finish(self, edge: EdgeTraining, outcome: Outcome) -> Outcome:
         self._journal.record_edge(edge.key, outcome)

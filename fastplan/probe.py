@@ -13,6 +13,7 @@ from fastplan.errors import UserError
 from fastplan.launch import Task
 from fastplan.ops import set_kernels
 from fastplan.planner.states import State
+from fastplan.train.disk import DiskUse, disk_use
 from fastplan.train.edge import initial_network
 from fastplan.train.precision import Precision, choose_device, choose_precision
 from fastplan.train.trainer import Trainer
@@ -45,8 +46,8 @@ class StatePrice:
 class Probe:
     """What was measured, and on what.
 
-    prices: by the state's name. epoch_clips: clips of an epoch. val_videos: that decide. weights_bytes, state_bytes: of
-    a checkpoint, and of what is kept beside the newest one (optimizer).
+    prices: by the state's name. epoch_clips: clips of an epoch. val_videos: that decide. disk: of a
+    search of as many states.
     """
 
     device: str
@@ -55,8 +56,7 @@ class Probe:
     epoch_clips: int
     val_videos: int
     classes: int
-    weights_bytes: int
-    state_bytes: int
+    disk: DiskUse
 
 
 def probe(task: Task, progress: Callable[[str, int], Callable[[], None]]) -> Probe:
@@ -79,7 +79,6 @@ def probe(task: Task, progress: Callable[[str, int], Callable[[], None]]) -> Pro
     for regime, state in reversed(regimes.items()):
         measured[regime] = _measure(state, target, config, splits, precision, threads)
         step()
-    weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     return Probe(
         device=str(device),
         precision=precision.name,
@@ -87,8 +86,7 @@ def probe(task: Task, progress: Callable[[str, int], Callable[[], None]]) -> Pro
         epoch_clips=_epoch_clips(config, splits),
         val_videos=len(splits.val),
         classes=len(splits.train.classes),
-        weights_bytes=2 * weights,
-        state_bytes=sum(4 * parameter.numel() for parameter in network.parameters()),
+        disk=disk_use(network, max_epochs=config.plan.max_epochs, states=len(task.states)),
     )
 
 

@@ -27,6 +27,7 @@ from fastplan.planner.states import START, State, StateGraph, check_clip_lengths
 from fastplan.planner.stepwise import Exploration, SearchResult, SearchRules, Stepwise
 from fastplan.rundir import RunDir
 from fastplan.train import checkpoint
+from fastplan.train.disk import disk_use
 from fastplan.train.edge import EdgeTraining, Equipment, fingerprint, initial_network
 from fastplan.train.precision import choose_device, choose_precision
 from fastplan.train.store import Store
@@ -66,6 +67,9 @@ class Runner:
             raise UserError(f"{self.pretrained.file} is not the file that this run began with; put that one back")
         self.kernels = choose_kernels(config.kernels, self.device)
         self.parameters = sum(p.numel() for p in network.parameters())
+        self.disk = disk_use(
+            network, max_epochs=config.plan.max_epochs, states=len(states), workers=self.choice.count or 1
+        )
         self.precision = choose_precision(config.train.precision, network, target.clip, target.batch_size, self.device)
         del network
         resolved = {"precision": self.precision.name}
@@ -79,6 +83,7 @@ class Runner:
         rundir.claim()
         self.journal = rundir.open_journal()
         self._store = Store(self.config.checkpoints or str(rundir.checkpoints_root.absolute()))
+        self.disk_free = self._store.free_bytes()
         self._explorer = Explorer(
             rundir,
             self.journal,

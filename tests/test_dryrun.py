@@ -44,5 +44,6 @@ def test_the_dry_run_adds_up(words, capsys, tmp_path, monkeypatch):
     assert len(rows) == len(resolve(Request(state_graph="tiny", overrides=tuple(words))).graph.edges)
     assert least == pytest.approx(3 * sum(map(float, rows)), abs=0.6), "three epochs of every edge"
     assert most == pytest.approx(7 * sum(map(float, rows)), abs=1.4)
+    assert "disk: 1.2 MB a checkpoint, at most" in text
     assert "budget of 9 epochs: pays 1 of" in text and "verdict: not worth its cost here: 4 validation videos" in text
     assert list(tmp_path.iterdir()) == [], "a dry run leaves nothing behind"

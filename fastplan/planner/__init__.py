@@ -6,7 +6,17 @@ Schedulers drive `Stepwise` themselves: see `fastplan.planner.stepwise`.
 
 from fastplan.planner.arrivals import Outcome, Reached, pick
 from fastplan.planner.confidence import is_hopeless, knee_band
-from fastplan.planner.curve import KneeBand, KneeFit, KneeRule, Stop, choose_epoch, fit_knee, fit_knees, should_stop
+from fastplan.planner.curve import (
+    KneeBand,
+    KneeFit,
+    KneeRule,
+    Stop,
+    choose_epoch,
+    epochs_in_play,
+    fit_knee,
+    fit_knees,
+    should_stop,
+)
 from fastplan.planner.frontier import PlanFrontier, front, pareto, pick_highest
 from fastplan.planner.graph_files import graph_from_dict, load_graph
 from fastplan.planner.plans import Leg, Plan
@@ -32,6 +42,7 @@ __all__ = [
     "Stepwise",
     "Stop",
     "choose_epoch",
+    "epochs_in_play",
     "fit_knee",
     "fit_knees",
     "front",

@@ -182,6 +182,24 @@ def choose_epoch(accuracies: Sequence[float], fit: KneeFit, *, rule: KneeRule, f
     return max(candidates, key=lambda epoch: (accuracies[epoch], -epoch))
 
 
+def epochs_in_play(accuracies: Sequence[float], *, rule: KneeRule, from_scratch: bool) -> set[int]:
+    """The epochs so far that `choose_epoch` can still name, whatever comes after them; the last one is among them.
+
+    Wherever the knee ends up, an epoch is only kept if it is the best of a whole neighbourhood that it lies in, or the
+    best of all. `paper` keeps the knee itself, which may be any epoch. An epoch once ruled out stays so.
+    """
+    last = len(accuracies) - 1
+    lowest = min(1, last) if from_scratch else 0
+    if rule == "paper":
+        return set(range(lowest, last + 1))
+
+    def best_of(first: int, end: int) -> int:
+        return max(range(max(first, lowest), min(end, last) + 1), key=lambda epoch: (accuracies[epoch], -epoch))
+
+    around = range(lowest, last + NEIGHBOURHOOD + 1)
+    return {best_of(lowest, last), *(best_of(knee - NEIGHBOURHOOD, knee + NEIGHBOURHOOD) for knee in around)}
+
+
 def _no_knee(status: Literal["short", "at_chance", "nonfinite", "failed"], explanation: str) -> KneeFit:
     return KneeFit(None, float("nan"), 0, (), float("nan"), status, explanation)
 

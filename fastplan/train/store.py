@@ -5,6 +5,7 @@ to u16; they hold on every machine, whatever it calls the root. A store is its r
 """
 
 import io
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,13 @@ class Store:
             (Path(self.root) / name).unlink(missing_ok=True)
         else:
             self._elsewhere("delete", name, lambda system, path: system.exists(path) and system.rm_file(path))
+
+    def free_bytes(self) -> int | None:
+        """What is free on its disk; None behind a URL."""
+        if not self._is_folder:
+            return None
+        folder = Path(self.root).absolute()
+        return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
     def names(self) -> list[str]:
         """Every file of the store."""

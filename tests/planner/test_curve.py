@@ -1,9 +1,13 @@
 """Knee fits on curves whose shape is known, and on the ones that have none."""
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fastplan.planner.curve import Stop, choose_epoch, fit_knee, should_stop
+from fastplan.planner.curve import KneeFit, Stop, choose_epoch, epochs_in_play, fit_knee, should_stop
 
 CHANCE = 1 / 12
 
@@ -128,3 +132,31 @@ def test_random_weights_are_never_kept():
     fit = fit_knee([0.5] * 8)
     assert choose_epoch([0.5] * 8, fit, rule="tolerance", from_scratch=True) == 1
     assert choose_epoch([0.5] * 8, fit, rule="paper", from_scratch=True) == 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    curve=st.lists(st.sampled_from([0.2, 0.3, 0.4, 0.41, 0.5]), min_size=1, max_size=14),
+    rule=st.sampled_from(["tolerance", "power", "paper"]),
+    from_scratch=st.booleans(),
+)
+def test_only_epochs_that_no_end_of_the_curve_can_choose_are_ruled_out(curve, rule, from_scratch):
+    """Against every knee, or none, of continuations that are flat, better or worse than what came before."""
+    in_play = epochs_in_play(curve, rule=rule, from_scratch=from_scratch)
+    chosen = set()
+    for later, more in itertools.product((0.0, 0.45, 0.9), range(8)):
+        whole = curve + [later] * more
+        for knee in (None, *range(len(whole) + 12)):
+            fit = KneeFit(knee, 0.5, 0, (), 0.0, "short" if knee is None else "fitted", "")
+            chosen.add(choose_epoch(whole, fit, rule=rule, from_scratch=from_scratch))
+    last = len(curve) - 1
+    assert {epoch for epoch in chosen if epoch <= last} == in_play
+    if last:
+        before = epochs_in_play(curve[:-1], rule=rule, from_scratch=from_scratch)
+        assert in_play - {last} <= before, "what was ruled out once may be deleted"
+
+
+def test_an_edge_past_its_rise_keeps_less_than_half_of_its_epochs():
+    rng = np.random.default_rng(0)
+    curve = list(0.9 - 0.5 * np.exp(-0.3 * np.arange(61)) + rng.normal(0, 0.01, 61))
+    assert len(epochs_in_play(curve, rule="tolerance", from_scratch=False)) < 61 / 2
