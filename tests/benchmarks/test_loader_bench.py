@@ -1,25 +1,32 @@
 """The loader's benchmark: it refuses to time what differs, counts the processors of whole trees, and prints a table."""
 
 import os
+import re
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
-from fastplan.benchmarks import bench_loader, bound, peers, switching, videos
+from fastplan.benchmarks import bench_loader, bound, peers, quick, switching, videos
 from fastplan.benchmarks.bench_memory import WARM_UP, growth_of
 from fastplan.benchmarks.cost import measured
 from fastplan.benchmarks.jobs import AUGMENT, jobs_of
 from fastplan.clips import ClipSpec
+from fastplan.config import NetworkConfig, RunConfig
 from fastplan.data.index import VideoIndex, build_index
 from fastplan.data.lists import read_videos
 from fastplan.data.sampling import training_samples
+from fastplan.data.synthetic import write_grey
 from fastplan.errors import UserError
+from fastplan.planner.states import State
+from fastplan.train.precision import Precision
 from numbered_videos import read_numbers
 
 TINY = bench_loader.Plan(videos.ENCODINGS[:1], bench_loader.REGIMES[1:2], files=2, repeats=1, budget_s=0.01)
@@ -104,14 +111,77 @@ def test_switching_counts_the_clips_of_every_regime(index, monkeypatch):
 
 
 def test_what_bounds_is_said_in_one_sentence(index):
-    slow = bound.Bound("a", 400.0, 650.0, 1.62).sentence
+    slow = bound.Bound("a", 400.0, 16, 650.0, 16, 1.62).sentence
     assert slow == (
-        "decode-bound: 400 clips/s against the network's 650 in state a; "
-        "short side 256 and GOP 12 would give about 1.6x (estimated)"
+        "decode-bound: the loader gives 400 clips/s in batches of 16, the network takes 650 in steps of 16 (state a); "
+        "short side 256 and GOP 12 would give about 1.6x"
     )
-    assert bound.Bound("a", 400.0, 10.0, 1.6).sentence.startswith("network-bound: 10.0 clips/s")
+    assert bound.Bound("a", 400.0, 16, 9.5, 2, 1.6).sentence == (
+        "network-bound: the loader gives 400 clips/s in batches of 16, the network takes 9.5 in steps of 2 (state a); "
+        "faster reading would change nothing"
+    )
     samples = training_samples(index, ClipSpec(1, 16, 1, 24), AUGMENT, seed=0, stream="x", epoch=0)
     assert 1.0 <= bound.gain_of(index, samples) < 3.0, "48 pixels cannot shrink, and 16 of at most 200 frames are read"
+
+
+@pytest.fixture
+def slowest(tmp_path) -> VideoIndex:
+    """Two classes of one video each whose pictures are large and hard to tell beforehand."""
+    noise_THW = np.random.default_rng(0).integers(0, 255, (16, 480, 640), np.uint8)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write_grey(tmp_path / name / "v.mp4", noise_THW, encoder="libx264")
+    return build_index(read_videos(tmp_path), cache_dir=tmp_path / "cache", threads=2)
+
+
+def test_large_pictures_bound_a_small_network_and_small_ones_are_bound_by_a_large_one(slowest, index):
+    """Real videos, loaders and networks, in the batches of the state; either side is an order of magnitude ahead."""
+    config = RunConfig(device="cpu", network=NetworkConfig(name="dg_p3d_tiny"))
+    reading = bound.measure(slowest, State("s", ClipSpec(1, 8, 1, 24), 0.1, batch_size=8), config, seconds=2)
+    assert reading.sentence.startswith("decode-bound: ") and reading.batch == 8
+    assert 0 < 10 * reading.loader < reading.network
+    config = RunConfig(device="cpu", network=NetworkConfig(name="dg_p3d_50"))
+    training = bound.measure(index, State("s", ClipSpec(1, 16, 1, 64), 0.1, batch_size=12), config, seconds=2)
+    assert training.sentence.startswith("network-bound: ") and training.batch == 12
+    assert 0 < 10 * training.network < training.loader
+
+
+def test_the_first_step_of_a_network_does_not_count():
+    class Late(torch.nn.Linear):
+        seen: ClassVar[set[int]] = set()
+
+        def forward(self, clips):
+            time.sleep(0.02 if len(clips) in self.seen else 1.5)
+            self.seen.add(len(clips))
+            return (super().forward(clips),)
+
+    fp32 = Precision("fp32", torch.device("cpu"), "")
+    rate, step = bound.network_rate(Late(4, 2), torch.zeros(16, 4), fp32, seconds=8)
+    assert step == 16 and 400 < rate < 16 / 0.02, "a batch in 20 ms, not in 1.5 s"
+    Late.seen.clear()
+    rate, step = bound.network_rate(Late(4, 2), torch.zeros(16, 4), fp32, seconds=0.1)
+    assert step == 2 and 40 < rate < 2 / 0.02, "no time for more, and still not the first step"
+
+
+def test_a_part_that_takes_too_long_is_stopped_and_the_sentence_comes_last(capfd):
+    sentence = quick.Part("help", "bound", ("--help",), 1.0)
+    endless, long = quick.Part("memory", "bench_memory", (), 0.0), quick.Part("index", "bench_index", (), 1e3)
+    begun = time.perf_counter()
+    assert quick.run(sentence, (endless, long), None, limit_s=18.0) == 0
+    assert time.perf_counter() - begun < 18, "the whole of the memory bench takes more than a minute"
+    output = capfd.readouterr().out
+    assert output.startswith("memory: stopped, it took too long: fastplan bench memory\n\nindex: left out, too little")
+    assert output.index("kernels: not measured") < output.index("usage: fastplan bench bound")
+
+
+def test_the_last_line_says_what_bounds_this_machine(numbered, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sentence = quick.SENTENCE._replace(words=("--seconds", "0.5", "--state-graph", "tiny"))
+    assert quick.run(sentence, (), str(numbered), limit_s=60.0) == 0
+    last = capfd.readouterr().out.strip().splitlines()[-1]
+    assert re.match(r"(decode|network)-bound: the loader gives [0-9.]+ clips/s .* takes [0-9.]+ in steps of \d+ ", last)
+    assert quick.run(sentence, (), str(numbered / "gone"), limit_s=60.0) == 2
+    assert "there is no data at" in capfd.readouterr().err
 
 
 def test_a_video_that_is_not_there_is_a_users_line(tmp_path, capsys):
