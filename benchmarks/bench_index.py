@@ -39,14 +39,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="100 and 1,000 files")
     given = parser.parse_args()
     counts = [100, 1000] if given.quick else given.files
+    print("# Memory and time of fastplan check\n")
     print("| files | command | peak RSS, MB | CPU, s |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for files in counts:
-            measure(Path(folder) / str(files), files)
+        peaks_mb = [measure(Path(folder) / str(files), files) for files in counts]
+    fewest, most = min(counts), max(counts)
+    if fewest < most:
+        growth_kb = max(np.subtract(peaks_mb[counts.index(most)], peaks_mb[counts.index(fewest)])) * 1e3
+        print(f"\nPeak RSS grows by at most {growth_kb / (most - fewest):.2f} KB a file.")
 
 
-def measure(folder: Path, files: int) -> None:
-    """Print the rows of a data set of so many files, made below `folder`."""
+def measure(folder: Path, files: int) -> list[float]:
+    """Print the rows of a data set of so many files, made below `folder`; the peaks in MB."""
+    peaks_mb = []
     make_links(folder / "data", files)
     words = ["check", str(folder / "data"), "data.threads=2", f"data.cache={folder / 'cache'}"]
     for title, more in (
@@ -56,9 +61,7 @@ def measure(folder: Path, files: int) -> None:
         ("--fix-list", ["--fix-list", str(folder / "fixed.csv")]),
         ("--index", ["--index", str(folder / "set.parquet")]),
     ):
-        command = [sys.executable, "-c", _PROGRAM, *words, *more]
-        done = subprocess.run(command, capture_output=True, text=True)
-        peak_kb, cpu_s = (float(word) for word in done.stderr.split("peak ")[1].split())
+        done, peak_mb, cpu_s = run([*words, *more])
         if more == ["--json"]:
             frames = [video["frames"] for video in json.loads(done.stdout)["videos"]]
             right = frames == [_FRAMES] * files
@@ -66,7 +69,16 @@ def measure(folder: Path, files: int) -> None:
             right = f"{files} files, {files * _FRAMES:,} frames; all of them decode" in done.stdout
         if not right or done.returncode:
             sys.exit(f"{title} of {files} files is wrong: {done.stdout[-500:]}{done.stderr[-500:]}")
-        print(f"| {files:,} | {title} | {peak_kb * 1.024e-3:.0f} | {cpu_s:.1f} |", flush=True)
+        print(f"| {files:,} | {title} | {peak_mb:.0f} | {cpu_s:.1f} |", flush=True)
+        peaks_mb.append(peak_mb)
+    return peaks_mb
+
+
+def run(words: list[str]) -> tuple[subprocess.CompletedProcess[str], float, float]:
+    """`fastplan` with these words, its peak RSS in MB, and CPU seconds of its workers too."""
+    done = subprocess.run([sys.executable, "-c", _PROGRAM, *words], capture_output=True, text=True)
+    peak_kb, cpu_s = (float(word) for word in done.stderr.split("peak ")[1].split())
+    return done, peak_kb * 1.024e-3, cpu_s
 
 
 def make_links(folder: Path, files: int) -> None:

@@ -13,9 +13,12 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fastplan.data.decoders import obstacle
 from fastplan.data.export import new_file
 from fastplan.data.lists import VideoList
-from fastplan.data.video import PICTURES
+from fastplan.data.probe import NO_PICTURES
+from fastplan.data.scan import NO_HEADER
+from fastplan.data.video import PICTURES, Form
 from fastplan.errors import UserError
 
 Kind = Literal["bad", "cut off", "short", "variable rate", "long GOP", "unsupported", "fallback", "duplicate"]
@@ -24,15 +27,7 @@ _LONG_GOP = 60  # frames; a clip decodes half of it, on average, before its firs
 _SHORT_GOP = 12
 _ROWS_AT_A_TIME = 256
 _WHOLE, _MISSING_S = 0.8, 1.0  # audio alone makes many a header say a little more
-_NVDEC_PIXELS = {  # what NVIDIA's decoder takes, by codec, in the formats that videos usually have
-    "h264": ("yuv420p", "yuvj420p"),
-    "hevc": ("yuv420p", "yuvj420p", "yuv420p10le", "yuv420p12le"),
-    "av1": ("yuv420p", "yuv420p10le"),
-    "vp8": ("yuv420p",),
-    "vp9": ("yuv420p", "yuv420p10le", "yuv420p12le"),
-    "mpeg4": ("yuv420p",),
-    "mjpeg": ("yuvj420p", "yuv420p"),
-}
+_NOTHING_LEFT = ("no such file", "a folder", "is empty", NO_HEADER, NO_PICTURES, "crashed")
 _SHOWN = (
     "path",
     "frames",
@@ -181,8 +176,8 @@ def _findings(row: Mapping[str, Any], parts_s: Sequence[tuple[float, float]], sp
     if row["gop"] > _LONG_GOP:
         detail = f"up to {row['gop']} frames from one keyframe to the next"
         yield Finding("long GOP", detail, _ffmpeg(row, f"-c:v libx264 -crf 18 -g {_SHORT_GOP}"))
-    if row["pixels"] not in _NVDEC_PIXELS.get(row["codec"], ()):
-        detail = f"NVDEC decodes no {row['codec']} in {row['pixels']}: the CPU must"
+    if why := obstacle(Form(row["codec"], row["pixels"], row["rotation"], row["mirror"], ""), on_gpu=True):
+        detail = f"{why}: decoded on the CPU, also where there is a GPU"
         yield Finding("unsupported", detail, _ffmpeg(row, f"-c:v libx264 -crf 18 -pix_fmt yuv420p -g {_SHORT_GOP}"))
     if row["fallback"]:
         apart = "do not lie in one piece" in row["fallback"]
@@ -193,7 +188,9 @@ def _findings(row: Mapping[str, Any], parts_s: Sequence[tuple[float, float]], sp
 def _advice_for_bad(row: Mapping[str, Any]) -> str:
     if "takes more than" in row["bad"]:
         return "give it more time with data.probe_limit_s, or leave it out"
-    if row["bad"] == "no such file" or "is empty" in row["bad"] or row["shard"]:
+    if "Permission denied" in row["bad"]:
+        return f"let this user read it: chmod u+r {shlex.quote(row['path'])}"
+    if row["shard"] or any(words in row["bad"] for words in _NOTHING_LEFT):
         return "fetch it again, or leave it out (--fix-list)"
     return f"fetch it again; what is left of it: {_ffmpeg(row, '-c:v libx264 -crf 18', '-err_detect ignore_err ')}"
 

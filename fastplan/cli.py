@@ -274,6 +274,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from fastplan.config import build_config, parse_override
     from fastplan.data.export import write_index
     from fastplan.data.index import probe_files
+    from fastplan.data.lists import stray_videos
     from fastplan.data.splits import cache_dir, list_videos
     from fastplan.report.checks import print_checked, write_json
     from fastplan.report.terminal import Terminal, make_console
@@ -305,6 +306,8 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.fix_list:
         lines = write_fix_list(arguments.fix_list, listed, checked.bad)
         print(f"{arguments.fix_list} lists {lines} {'video' if lines == 1 else 'videos'}", file=sys.stderr)
+    if not listed.classes and (strays := stray_videos(arguments.data)):
+        print(f"no classes, since {strays[0]} lies beside the folders: training would refuse this", file=sys.stderr)
     if arguments.json:
         write_json(checked, sys.stdout)
     else:

@@ -7,15 +7,22 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from fastplan.check import CheckedVideos
+from fastplan.data.decoders import decoder_of
 from fastplan.data.index import build_index, probe_files
 from fastplan.data.lists import VideoList, read_videos
+from fastplan.data.probe import Probed, probe_place
 from fastplan.data.storage import Place
+from fastplan.data.store import as_batch
 from fastplan.data.synthetic import write_grey
+from fastplan.data.video import Form
+from fastplan.errors import UserError
 from numbered_videos import write_numbered
 
 
@@ -158,4 +165,49 @@ def test_findings_of_files_made_for_them(tmp_path):
     listed = VideoList(places, (0,) * 5, tuple(wanted), ())
     found = list(CheckedVideos(listed, rows, span=16))
     assert {Path(one.row["path"]).name: [finding.kind for finding in one.findings] for one in found} == wanted
+    (tmp_path / "no.mp4").write_bytes(whole[-300:])
+    (tmp_path / "text.mp4").write_text("not found")
+    for name in ("no.mp4", "text.mp4"):
+        place = Place(str(tmp_path / name))
+        bad = CheckedVideos(VideoList((place,), (0,), (name,), ()), as_rows([probe_place(place)]), span=16)
+        ((finding,),) = (one.findings for one in bad)
+        assert "no header that FFmpeg knows" in finding.detail and "ffmpeg" not in finding.advice
     assert "-c copy" in found[2].findings[0].advice and "-pix_fmt yuv420p" in found[3].findings[0].advice
+
+
+def as_rows(probed: list[Probed]) -> pa.Table:
+    return pa.Table.from_batches([as_batch(one) for one in probed])
+
+
+def test_unsupported_is_what_the_loader_does_not_give_to_nvdec():
+    """One rule for both: whatever codec, depth and turn, a finding stands exactly where the host decoder reads."""
+    names = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg", "prores")
+    pixels = ("yuv420p", "yuvj420p", "yuv420p10le", "yuv422p", "yuv444p")
+    forms = [
+        Form(codec, depth, *turned, "")
+        for codec in names
+        for depth in pixels
+        for turned in ((0, False), (90, False), (180, True))
+    ]
+    rows = as_rows([Probed(f"/{n}.mp4", "", frames=20, **vars_of(form)) for n, form in enumerate(forms)])
+    places = tuple(Place(path) for path in rows["path"].to_pylist())
+    checked = CheckedVideos(VideoList(places, (0,) * len(places), tuple(rows["path"].to_pylist()), ()), rows, span=16)
+    for form, one in zip(forms, checked, strict=True):
+        on_host = decoder_of(form, on_gpu=True) == "host"
+        assert [finding.kind for finding in one.findings] == ["unsupported"] * on_host, form
+    assert {decoder_of(form, on_gpu=True) for form in forms} == {"host", "dali"}
+
+
+def vars_of(form: Form) -> dict[str, Any]:
+    return {name: value for name, value in form._asdict().items() if name != "fallback"}
+
+
+def test_a_video_beside_the_class_folders(mixed, tmp_path):
+    """To be looked at without classes, and a word that training refuses it, as it does."""
+    shutil.copy(mixed / "stop" / "0.mp4", mixed / "loose.mp4")
+    done = check(mixed, "--json", cache=tmp_path / "cache")
+    assert "no classes, since loose.mp4 lies beside the folders: training would refuse this" in done.stderr
+    videos = json.loads(done.stdout)["videos"]
+    assert len(videos) == 8 and not any("label" in video for video in videos)
+    with pytest.raises(UserError, match="has loose.mp4 beside its class folders"):
+        read_videos(mixed)

@@ -135,6 +135,12 @@ def _read_folder(root: Path, pictures: PictureNames) -> VideoList:
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise UserError(f"{root} has no sub-folders: one per class is wanted, named after it, with its videos inside")
+    if strays := stray_videos(root):
+        more = f" and {len(strays) - 1} more" if len(strays) > 1 else ""
+        raise UserError(
+            f"{root} has {strays[0]}{more} beside its class folders: move videos into the folder of their class, "
+            "or out of here"
+        )
     places: list[Place] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
@@ -147,6 +153,14 @@ def _read_folder(root: Path, pictures: PictureNames) -> VideoList:
         labels += [label] * len(videos)
     groups = tuple(str(Path(place.path).relative_to(root)) for place in places)
     return VideoList(tuple(places), tuple(labels), groups, tuple(f.name for f in folders))
+
+
+def stray_videos(root: Path | str) -> list[str]:
+    """Names of the videos that lie in a folder itself, beside sub-folders; empty where `root` is no such folder."""
+    entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")] if os.path.isdir(root) else []
+    if not any(entry.is_dir() for entry in entries):
+        return []
+    return sorted(entry.name for entry in entries if Path(entry.name).suffix.lower() in VIDEO_SUFFIXES)
 
 
 def _read_files(root: Path, pictures: PictureNames) -> VideoList:
@@ -163,15 +177,15 @@ def _read_files(root: Path, pictures: PictureNames) -> VideoList:
 
 
 def _videos_below(folder: Path, pictures: PictureNames) -> Iterator[Place]:
-    """Video files and folders of pictures, sorted."""
+    """Video files and folders of pictures, sorted; hidden ones are left alone."""
     for place, folders, names in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if pictures.pattern.format(pictures.first) in names:
             folders.clear()
             yield pictures.place(Path(place))
             continue
         for name in sorted(names):
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
                 yield Place(os.path.join(place, name))
 
 

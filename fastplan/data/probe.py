@@ -17,6 +17,7 @@ from fastplan.data.storage import Place
 from fastplan.data.video import PICTURES, BadVideo, VideoInfo
 
 SHARED = tuple(field.name for field in fields(VideoInfo) if field.name not in ("size", "load_table"))
+NO_PICTURES = "no video stream, or none that decodes"
 _HASH_BYTES = 1 << 20
 
 
@@ -97,7 +98,7 @@ def _video(place: Place, stamp: str) -> Probed:
             raise ValueError("the file is empty")
     found = scan(place)
     if found is None:
-        raise ValueError("no video stream, or none that decodes")
+        raise ValueError(NO_PICTURES)
     turned = found.rotation in (90, 270)
     timing, table = found.timing, found.table
     return Probed(

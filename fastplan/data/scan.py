@@ -8,6 +8,7 @@ at places where such tables went wrong. A file that breaks a rule keeps the demu
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import numpy as np
@@ -22,6 +23,7 @@ from fastplan.data.reading import Window, demuxed_frames, packet_frames
 from fastplan.data.storage import ByteRange, Place
 from fastplan.data.timing import Timing
 
+NO_HEADER = "no header that FFmpeg knows"
 _SEARCH_BYTES = 64  # Matroska gives the position of the block, with the packet a few bytes behind it
 _FIRST_TRIED = (0, 3, 7)  # with gaps, so that unreferenced pictures are left out
 _KEYS_TRIED = 2
@@ -66,7 +68,7 @@ def scan(place: Place) -> Scan | None:
     with (
         place.open() as source,
         place.open_demuxable() as file,
-        av.open(file, metadata_errors="replace") as container,
+        _opened(file) as container,
     ):
         if not container.streams.video:
             return None
@@ -109,6 +111,13 @@ def scan(place: Place) -> Scan | None:
         table,
         fallback,
     )
+
+
+def _opened(file: Any) -> InputContainer:
+    try:
+        return av.open(file, metadata_errors="replace")
+    except av.InvalidDataError:
+        raise ValueError(NO_HEADER) from None
 
 
 @dataclass

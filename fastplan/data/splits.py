@@ -63,13 +63,13 @@ def open_splits(data: DataConfig, *, holdout: float, seed: int, threads: int, pr
     if test is None and data.holdout_test:
         kept, out = carve(train, data.holdout_test, seed=seed, purpose="test")
         test, train = train.take(out), _without(train, kept)
-        origin += f", test: {_who(test)}"
+        origin += f", test {_who(test)}"
     if data.val:
         val = index_of(data.val, "validation videos")
     else:
         kept, out = carve(train, holdout, seed=seed, purpose="validation")
         val, train = train.take(out), _without(train, kept)
-        origin += f", validation: {_who(val)}"
+        origin += f", validation {_who(val)}"
     for name, split in (("validation", val), ("test", test)):
         if split is not None and split.classes != train.classes:
             raise UserError(
@@ -136,4 +136,4 @@ def _without(index: VideoIndex, kept: npt.NDArray[np.int64]) -> VideoIndex:
 def _who(index: VideoIndex) -> str:
     groups = sorted(set(index.groups))
     named = len(groups) < len(index)
-    return f"groups {', '.join(groups)}" if named and len(groups) <= 8 else f"{len(index)} videos held out"
+    return f"is groups {', '.join(groups)}" if named and len(groups) <= 8 else "held out of it"

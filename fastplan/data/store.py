@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ _FILE_ROWS = 1024
 _FILE_S = 20.0  # at most so many seconds of probing are lost when a scan is killed
 _MOST_FILES = 16
 _KEPT_TABLES = 4096  # 20 MB of tables for videos of 300 frames
+_END = b"PAR1"  # of every Parquet file
 _STALE_S = 24 * 3600.0
 
 _PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -91,8 +93,13 @@ class IndexStore:
                     self._files.pop(name, None)  # damaged, or merged away: its rows are probed again, or found again
         schema = FACTS.append(pa.field("file", pa.string())).append(pa.field("row", pa.int64()))
         table = pa.Table.from_batches(found, schema)
-        first_rows = pc.index_in(wanted, value_set=table["path"].combine_chunks()).drop_null()
-        return table.take(first_rows).combine_chunks()
+        rows = pc.index_in(wanted, value_set=table["path"].combine_chunks()).drop_null()
+        columns = table.columns
+        del found, table
+        ordered = []
+        while columns:  # one after the other, so that nothing is in memory twice but a column
+            ordered.append(columns.pop(0).take(rows).combine_chunks())
+        return pa.Table.from_arrays(ordered, schema=schema)
 
     def table(self, file: str, row: int, file_bytes: int) -> PacketTable | None:
         """The packet table of a row, of a video of so many bytes; None where it has none."""
@@ -150,15 +157,27 @@ class IndexStore:
 
 
 class _File:
-    """One file of the index; the packets are opened at once, and can be read after it was merged away."""
+    """One file of the index; the packets are opened at once, and can be read after it was merged away.
+
+    What Parquet says of them takes 6 KB of memory a group, so it is read when the first table is asked for.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._packets = pq.ParquetFile(self._path.with_suffix(".packets"), memory_map=True)
+        self._opened = pa.memory_map(str(path.with_suffix(".packets")))
+        if self._opened.size() < len(_END) or self._opened.read_at(len(_END), self._opened.size() - len(_END)) != _END:
+            raise pa.ArrowInvalid(f"{path.stem}.packets is not whole")
+        self._lock = threading.Lock()
+
+    @cached_property
+    def _packets(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self._opened)
+
+    @cached_property
+    def _begin_G(self) -> npt.NDArray[np.int64]:
         groups = self._packets.metadata
         rows = [groups.row_group(n).num_rows for n in range(groups.num_row_groups)]
-        self._begin_G = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
-        self._lock = threading.Lock()
+        return np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
 
     def rows_of(self, wanted: pa.Array) -> Iterator[pa.RecordBatch]:
         begin = 0

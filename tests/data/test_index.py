@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastplan.config import DataConfig
 from fastplan.data.index import BadVideo, VideoIndex, VideoInfo, build_index, probe
 from fastplan.data.lists import read_videos
-from fastplan.data.splits import carve
+from fastplan.data.splits import carve, open_splits
 from fastplan.errors import UserError
 
 
@@ -116,3 +117,15 @@ def test_a_split_that_empties_a_class_is_an_error():
     index = index_of([0, 0, 1, 1], ["a", "a", "b", "b"])
     with pytest.raises(UserError, match="leaves none of class"):
         carve(index, 0.5, seed=0, purpose="validation")
+
+
+def test_where_the_splits_come_from_is_said_without_counts(numbered, tmp_path):
+    def origin(source):
+        data = DataConfig(train=str(source), cache=str(tmp_path))
+        return open_splits(data, holdout=0.3, seed=0, threads=1, progress=lambda title, total: lambda: None).origin
+
+    assert origin(numbered) == f"{numbered}, validation held out of it"
+    videos = [sorted(numbered.glob(f"class{label}/*.mp4")) for label in range(2)]
+    rows = [f"{file},{label},{who}" for label in range(2) for who, file in zip("xyz", videos[label], strict=True)]
+    (tmp_path / "list.csv").write_text("\n".join(("path,label,group", *rows)))
+    assert origin(tmp_path / "list.csv").rpartition(", ")[2] in [f"validation is groups {who}" for who in "xyz"]

@@ -15,7 +15,8 @@ def touch(root: Path, *names: str) -> None:
 
 
 def test_a_folder_per_class(tmp_path):
-    touch(tmp_path, "run/b.avi", "run/a.MP4", "run/notes.txt", "walk/deep/c.webm", ".hidden/d.avi")
+    touch(tmp_path, "run/b.avi", "run/a.MP4", "run/notes.txt", "walk/deep/c.webm", ".hidden/d.avi", "walk/._c.webm")
+    touch(tmp_path, "walk/.old/e.avi", "notes.txt", "._d.avi")
     found = read_videos(tmp_path)
     assert [p.name for p in found.paths] == ["a.MP4", "b.avi", "c.webm"]
     assert found.labels == (0, 0, 1)
@@ -61,6 +62,8 @@ def test_a_group_column_keeps_videos_together(tmp_path):
         ([], "has no sub-folders: one per class is wanted"),
         (["run/a.avi"], "has one class, 'run'; training needs at least two"),
         (["run/a.avi", "walk/readme.txt"], "class 'walk' in .* has no videos"),
+        (["run/a.avi", "walk/b.avi", "c.avi"], "has c.avi beside its class folders: move videos into the folder"),
+        (["run/a.avi", "walk/b.avi", "d.avi", "c.avi"], "has c.avi and 1 more beside its class folders"),
     ],
 )
 def test_wrong_folders(tmp_path, names, message):

@@ -107,6 +107,11 @@ def test_damaged_and_old_files_of_the_index_are_passed_over(tmp_path: Path, prob
     file.write_bytes(file.read_bytes()[:-100])
     assert len(build_index(two, cache_dir=tmp_path / "cache", threads=1)) == 2 and len(probed) == 2
     (file,) = set((tmp_path / "cache").glob("*.parquet")) - {file}
+    packets = file.with_suffix(".packets")
+    whole = packets.read_bytes()
+    packets.write_bytes(whole[:-1])
+    assert not len(IndexStore(tmp_path / "cache").find([str(path)]))
+    packets.write_bytes(whole)
     pq.write_table(pq.read_table(file).replace_schema_metadata({"fastplan.index": "0"}), file)
     assert len(build_index(two, cache_dir=tmp_path / "cache", threads=1)) == 2 and len(probed) == 3
 
