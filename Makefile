@@ -29,8 +29,8 @@ $(BESIDE)/.ready: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(BESIDE) triton==$(OLDEST_TRITON)
 	touch $@
 
-test: $(READY) $(BESIDE)/.ready  ## the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY) $(BESIDE)/.ready  ## the whole test suite, in two processes; ARGS="tests/x -k y"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)  ## format, lint, types, direction of imports
 	$(BIN)/ruff format --check .

@@ -64,6 +64,7 @@ setup(
             "mypy>=1.10",
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.7",
             "ray>=2.40",
             "ruff>=0.6",
             "types-PyYAML",

@@ -19,6 +19,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("no CUDA GPU (FASTPLAN_REQUIRE_GPU=1 makes this a failure)")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes begin first, so that processes that share the files end together."""
+    long = ("test_interpreter.py", "test_aot.py", "test_gpu_check.py", "test_compile_trace.py", "test_resume.py")
+    items.sort(key=lambda item: long.index(item.path.name) if item.path.name in long else len(long))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real clips beside the checkout (FASTPLAN_SHARED names another); skips where it is absent."""

@@ -83,8 +83,11 @@ def make_task(name: TaskName, cache_dir: Path, *, workers: int, on_video: Callab
             for _ in pool.map(_make_file, jobs, chunksize=16):
                 on_video()
         (partial / "task.json").write_text(json.dumps({"format": _FORMAT, **asdict(spec)}), encoding="utf-8")
-        if not folder.exists():  # another process may have finished first; both made the same videos
+        try:
             partial.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another process has finished first; both made the same videos
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
