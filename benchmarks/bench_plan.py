@@ -1,9 +1,10 @@
-"""What knee rules and search levers cost, on curves whose truth is known and on recorded ones.
+"""Does planning pay? Schedules trained beside each other; knee rules and search levers on curves whose truth is known.
 
-    python -m fastplan.benchmarks.bench_plan knees [--n 1000] [--n-slow 100] [--recorded FOLDER] [--out FILE]
-    python -m fastplan.benchmarks.bench_plan levers [--n 300] [--n-published 60] [--out FILE]
+    fastplan bench plan [schedules] [--quick] [--seeds 3] [--budget 20e] [--state-graph NAME|FILE] [--data DIR|LIST]
+    fastplan bench plan knees [--n 1000] [--n-slow 100] [--recorded FOLDER] [--out FILE]
+    fastplan bench plan levers [--n 300] [--n-published 60] [--out FILE]
 
-Writes a Markdown table with command, machine kind and n. Needs no network, no data and no GPU.
+Each writes a Markdown table with command, machine and n.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import scipy
 
+from . import bench_schedules
 from .replay_knees import knee_tables
 from .replay_search import lever_tables
 
@@ -31,10 +33,14 @@ def machine() -> str:
     return f"{model}; Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
 
 
-def main(arguments: list[str]) -> None:
-    """Run one bench and print its tables as Markdown."""
-    parser = argparse.ArgumentParser(prog="python -m fastplan.benchmarks.bench_plan")
+def main(arguments: list[str]) -> int:
+    """Run one bench and print or write its tables as Markdown; without a name, the one that trains."""
+    parser = argparse.ArgumentParser(
+        prog="fastplan bench plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
+    schedules = commands.add_parser("schedules", help="train schedules beside each other (the default)")
+    bench_schedules.add_options(schedules)
     knees = commands.add_parser("knees", help="knee rules on generated and recorded curves")
     knees.add_argument("--n", type=int, default=1000)
     knees.add_argument("--n-slow", type=int, default=100, help="curves for rules that are slow to compute")
@@ -44,7 +50,10 @@ def main(arguments: list[str]) -> None:
     levers.add_argument("--n", type=int, default=300)
     levers.add_argument("--n-published", type=int, default=60)
     levers.add_argument("--out", type=Path, default=RESULTS / "search_levers.md")
-    given = parser.parse_args(arguments)
+    named = arguments[:1] and arguments[0] in (*commands.choices, "-h", "--help")
+    given = parser.parse_args(arguments if named else ["schedules", *arguments])
+    if given.command == "schedules":
+        return bench_schedules.run(given, arguments)
     begun = time.perf_counter()
     if given.command == "knees":
         title, options = "Knee rules", f"knees --n {given.n} --n-slow {given.n_slow}"
@@ -56,7 +65,8 @@ def main(arguments: list[str]) -> None:
     seconds = f"Took {time.perf_counter() - begun:.0f} s on one core, at low priority beside other work.\n"
     given.out.write_text(f"{head}{seconds}\n{body}", encoding="utf-8")
     print(f"wrote {given.out.name}")
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -67,9 +67,10 @@ def multigrid(
     """Multigrid training (Wu et al., CVPR 2020), of the step schedule of the same budget.
 
     Long cycle: iterations are shared as in the step schedule. A share `at` of them goes to the shapes of `LONG_CYCLE`
-    in four equal parts, batch and learning rate scaled by what a clip gets smaller; the rest is the fine-tuning in the
-    target's shape, its first half before the step. Short cycle: `State.short_cycle` in every leg, the learning rate
-    unscaled; with the long cycle, its sides are shares of the target's, and none exceeds the long cycle's.
+    in four equal parts, batch and learning rate scaled by what a clip gets smaller, the rate rising during half of the
+    first; the rest is the fine-tuning in the target's shape, its first half before the step. Short cycle:
+    `State.short_cycle` in every leg, the learning rate unscaled; with the long cycle, its sides are shares of the
+    target's, and none exceeds the long cycle's.
 
     docs/planning.md says what differs from the published training. Raises `UserError` where the target's clips cannot
     be quartered, or an epoch has too few clips for the largest batch.
@@ -88,7 +89,9 @@ def multigrid(
     iterations += [(shapes[-1], at / len(shapes) + tuning), (low, tuning)]
     frames = [share * _frames_per_iteration(state) for state, share in iterations]
     parts = [(state, part / sum(frames)) for (state, _), part in zip(iterations, frames, strict=True)]
-    return _plan(f"multigrid, {cycles}", parts, spend)
+    plan = _plan(f"multigrid, {cycles}", parts, spend)
+    first = plan.legs[0]
+    return replace(plan, legs=(replace(first, warmup=first.epochs // 2), *plan.legs[1:]))
 
 
 def rescaled(plan: Plan, spend: Spend) -> Plan:

@@ -18,8 +18,8 @@ PLAN_FORMAT = 1
 class Leg:
     """One state of a plan and its epochs; `ended` says how its edge ended in the search that made the plan.
 
-    schedule: `constant`, or `cosine` for the single-state recipes that the authors published beside their plans:
-        `warmup` epochs of linear increase, then half a cosine down to zero at the last epoch.
+    schedule: `constant`, or `cosine` for the single-state recipes that the authors published beside their plans: half a
+        cosine down to zero at the last epoch. warmup: epochs of linear increase before either.
     """
 
     state: State
@@ -58,7 +58,7 @@ class Plan:
             row: dict[str, Any] = {"state": leg.state.name, **leg.state.to_dict(), "epochs": leg.epochs}
             if leg.ended:
                 row["ended"] = leg.ended
-            if leg.schedule != "constant":
+            if leg.schedule != "constant" or leg.warmup:
                 row.update(schedule=leg.schedule, warmup=leg.warmup)
             legs.append(row)
         content: dict[str, Any] = {"legs": legs}

@@ -8,7 +8,7 @@ asks, decides and writes the journal is elsewhere; serial runs, processes and Ra
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,20 +18,19 @@ from fastplan.config import RunConfig
 from fastplan.data.batch import ClipLoader
 from fastplan.data.decoders import Decoder
 from fastplan.data.lost import LostClip, LostClips
-from fastplan.data.sampling import stream_rng
 from fastplan.data.splits import Splits, open_splits
 from fastplan.errors import UserError
 from fastplan.models.interface import VideoNetwork
 from fastplan.models.networks import build_network
 from fastplan.models.pretrained import Pretrained, load_pretrained
 from fastplan.ops import set_kernels
-from fastplan.planner.arrivals import repeat_name
 from fastplan.planner.journal import EpochRecord
-from fastplan.planner.states import State
+from fastplan.planner.plans import Plan
+from fastplan.planner.states import START, State
 from fastplan.train.evaluate import Evaluation
 from fastplan.train.precision import Precision
 from fastplan.train.store import Store
-from fastplan.train.trainer import EpochStats, Trainer, cosine_with_warmup
+from fastplan.train.trainer import EpochStats, Trainer, lr_factor
 
 
 @dataclass(frozen=True)
@@ -40,21 +39,43 @@ class EdgeTraining:
 
     key: the path that is trained up to here, `start>c8>u16`; names its checkpoints and its rows in the journal.
     source: the state before, or `start`. parent: name of the checkpoint to start from, None for the initial weights.
-    cosine: (epochs, warmup) of a cosine schedule; None for the state's constant learning rate.
-    repeat: n > 0 draws everything random anew, the initial weights too, for the n-th time.
+    warmup: epochs in which the learning rate rises. cosine: epochs of a cosine schedule; None for the state's constant
+    learning rate.
     """
 
     key: str
     source: str
     state: State
     parent: str | None
-    cosine: tuple[int, int] | None = None
-    repeat: int = 0
+    warmup: int = 0
+    cosine: int | None = None
+
+    @property
+    def title(self) -> str:
+        """For a person; `key` also tells apart what came before."""
+        return f"{self.source} -> {self.state.name}"
 
     @property
     def stream(self) -> str:
         """Names the random numbers: those of an edge do not depend on the path that led to it."""
-        return f"{self.source}->{repeat_name(self.state.name, self.repeat)}"
+        return f"{self.source}->{self.state.name}"
+
+
+def training_of_leg(plan: Plan, number: int, parent: str | None, *, root: str = START) -> EdgeTraining:
+    """The training of leg `number` (from 0) of a plan, from the checkpoint `parent` of the leg before.
+
+    The states of legs are numbered, since a plan may hold one twice. root: what its key begins with.
+    """
+    names = [f"leg{i}-{leg.state.name}" for i, leg in enumerate(plan.legs[: number + 1], 1)]
+    leg = plan.legs[number]
+    return EdgeTraining(
+        key=">".join((root, *names)),
+        source=names[-2] if number else START,
+        state=replace(leg.state, name=names[-1]),
+        parent=parent,
+        warmup=leg.warmup,
+        cosine=leg.epochs if leg.schedule == "cosine" else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -130,7 +151,6 @@ class EdgeTrainer:
             torch.set_num_threads(config.train.threads)
         network = initial_network(config, splits.train.classes)[0].to(device)
         set_kernels(network, config.kernels)
-        self._classes = splits.train.classes
         self._initial = {name: value.clone() for name, value in network.state_dict().items()}
         self._loader = ClipLoader(
             splits.train,
@@ -177,7 +197,8 @@ class EdgeTrainer:
     def _train_epoch(self, edge: EdgeTraining, epoch: int) -> EpochDone:
         self._go_to(edge, epoch - 1)
         self._at = None
-        scale = cosine_with_warmup(epoch, *edge.cosine) if edge.cosine else None
+        changing = edge.cosine is not None or epoch <= edge.warmup
+        scale = lr_factor(epoch, warmup=edge.warmup, cosine=edge.cosine) if changing else None
         stats = self._trainer.train_epoch(edge.stream, epoch, lr_scale=scale)
         begin, accuracy = time.perf_counter(), math.nan
         if math.isfinite(stats.loss):
@@ -191,8 +212,9 @@ class EdgeTrainer:
         return EpochDone(EpochRecord(epoch, accuracy, stats.loss, stats.clip_frames, *times), stats)
 
     def _score(self, edge: EdgeTraining, epoch: int) -> Evaluation:
+        store = self._equipment.store
         self._at = None
-        self._trainer.enter(edge.state, self._weights(edge, epoch))
+        self._trainer.enter(edge.state, self._weights(store.weights_name(edge.key, epoch) if epoch else edge.parent))
         return self._trainer.validate(views=self._equipment.config.plan.score_clips)
 
     def _go_to(self, edge: EdgeTraining, epoch: int) -> None:
@@ -200,22 +222,16 @@ class EdgeTrainer:
         if self._at == (edge, epoch):
             return
         store = self._equipment.store
-        self._trainer.enter(edge.state, self._weights(edge, epoch))
+        self._trainer.enter(edge.state, self._weights(store.weights_name(edge.key, epoch) if epoch else edge.parent))
         if epoch:
             optimizer = store.load(store.optimizer_name(edge.key, epoch), self._device)
             self._trainer.load_optimizer_state(optimizer)
         self._at = (edge, epoch)
 
-    def _weights(self, edge: EdgeTraining, epoch: int) -> dict[str, Any]:
-        """After an epoch of the edge; for 0 those that it starts from."""
-        store = self._equipment.store
-        name = store.weights_name(edge.key, epoch) if epoch else edge.parent
-        if name is not None:
-            return store.load(name, self._device)
-        initial = self._initial
-        if edge.repeat:
-            initial = initial_network(self._equipment.config, self._classes, repeat=edge.repeat)[0].state_dict()
-        return {"network": initial, "average": initial, "updates": 0}
+    def _weights(self, name: str | None) -> dict[str, Any]:
+        if name is None:
+            return {"network": self._initial, "average": self._initial, "updates": 0}
+        return self._equipment.store.load(name, self._device)
 
 
 def fingerprint(splits: Splits) -> str:
@@ -223,14 +239,12 @@ def fingerprint(splits: Splits) -> str:
     return f"{splits.train.fingerprint()}-{splits.val.fingerprint()}"
 
 
-def initial_network(
-    config: RunConfig, classes: Sequence[str], *, repeat: int = 0
-) -> tuple[VideoNetwork, Pretrained | None]:
-    """The network that every path starts from, the same for a seed and a repeat wherever it is made; on the CPU.
+def initial_network(config: RunConfig, classes: Sequence[str]) -> tuple[VideoNetwork, Pretrained | None]:
+    """The network that every path starts from, the same for a seed wherever it is made; on the CPU.
 
     And what it took from `network.pretrained`, None where it is random. Raises `UserError` where the two do not fit.
     """
-    torch.manual_seed(int(stream_rng(config.seed, "repeat", repeat).integers(2**62)) if repeat else config.seed)
+    torch.manual_seed(config.seed)
     network = build_network(config.network.name, len(classes), dropout=config.network.dropout)
     if config.network.pretrained is None:
         return network, None

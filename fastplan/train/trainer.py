@@ -229,13 +229,16 @@ class Trainer:
             group["lr"] = lr * group["scale"]
 
 
-def cosine_with_warmup(epoch: int, epochs: int, warmup: int) -> Callable[[float], float]:
-    """Factor on the learning rate in `epoch` (from 1) of `epochs`: linear up over `warmup`, then half a cosine."""
+def lr_factor(epoch: int, *, warmup: int, cosine: int | None) -> Callable[[float], float]:
+    """Factor on the learning rate in `epoch` (from 1): linear up over `warmup` epochs, then 1, or where `cosine` gives
+    the epochs in all, half a cosine down to 0."""
 
     def scale(done: float) -> float:
         at = epoch - 1 + done
         if at < warmup:
             return (at + 1e-3) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (at - warmup) / (epochs - warmup)))
+        if cosine is None:
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (at - warmup) / (cosine - warmup)))
 
     return scale

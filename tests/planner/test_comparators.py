@@ -67,6 +67,8 @@ def test_a_long_cycle_has_the_published_shapes_and_iterations():
     iterations = [leg.epochs * len(leg.state.steps(480)) for leg in [*cycle, low]]
     shares = [found / sum(iterations) for found in iterations]
     assert shares == pytest.approx([0.15, 0.15, 0.15, 0.35, 0.2], abs=0.01), "whole epochs round"
+    plan = multigrid(TARGET, SPEND, cycles="long")
+    assert [leg.warmup for leg in plan.legs] == [plan.legs[0].epochs // 2, 0, 0, 0, 0]
     assert (low.state.clip, low.state.lr) == (TARGET.clip, pytest.approx(0.005))
     assert not any(leg.state.short_cycle for leg in [*cycle, low])
 

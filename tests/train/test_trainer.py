@@ -18,7 +18,7 @@ from fastplan.models.resnets import ResNetSpec
 from fastplan.models.slowfast import SlowFastSpec
 from fastplan.planner.states import State
 from fastplan.train.precision import Precision
-from fastplan.train.trainer import Trainer, cosine_with_warmup
+from fastplan.train.trainer import Trainer, lr_factor
 
 CPU = torch.device("cpu")
 CLIP = ClipSpec(2, 4, 1, 24)
@@ -210,10 +210,15 @@ def test_a_loss_that_is_not_finite_ends_the_epoch(index):
 
 
 def test_the_cosine_schedule():
-    assert cosine_with_warmup(1, 10, 2)(0.5) == pytest.approx(0.25, abs=1e-3)
-    assert cosine_with_warmup(3, 10, 2)(0.0) == pytest.approx(1.0)
-    assert cosine_with_warmup(6, 10, 2)(1.0) == pytest.approx(0.5)
-    assert cosine_with_warmup(10, 10, 2)(1.0) == pytest.approx(0.0)
+    assert lr_factor(1, warmup=2, cosine=10)(0.5) == pytest.approx(0.25, abs=1e-3)
+    assert lr_factor(3, warmup=2, cosine=10)(0.0) == pytest.approx(1.0)
+    assert lr_factor(6, warmup=2, cosine=10)(1.0) == pytest.approx(0.5)
+    assert lr_factor(10, warmup=2, cosine=10)(1.0) == pytest.approx(0.0)
+
+
+def test_a_constant_rate_after_a_warm_up():
+    assert lr_factor(2, warmup=4, cosine=None)(0.0) == pytest.approx(0.25, abs=1e-3)
+    assert lr_factor(5, warmup=4, cosine=None)(0.7) == 1.0
 
 
 def test_classifiers_can_learn_faster(index):
