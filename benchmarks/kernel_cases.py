@@ -118,7 +118,7 @@ def cases(tiny: bool = False) -> list[Case]:
     made = []
     for case in reversed(kinds.values()):
         wide = case.outputs
-        small = case.at(2, 5, 5)._replace(outputs=64 if wide > case.shape[4] else 32 if wide else 0)
+        small = case.at(2, 5, 5, frames=2)._replace(outputs=64 if wide > case.shape[4] else 32 if wide else 0)
         made.append(small._replace(shape=(*small.shape[:4], 32)))
     return made
 

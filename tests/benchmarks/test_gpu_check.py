@@ -10,8 +10,10 @@ import torch
 
 from fastplan.benchmarks import bench_kernels
 from fastplan.benchmarks.gpu_check import __main__ as gpu_check
+from fastplan.benchmarks.gpu_check import inference, steps
 from fastplan.benchmarks.gpu_check.arms import EXECUTIONS
 
+FORMS = ("plain", "views", "ours")
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
@@ -30,6 +32,15 @@ def test_help_lists_the_stages(capsys):
     assert all(f"  {name} " in said and stage.what in said for name, stage in gpu_check.STAGES.items())
 
 
+@pytest.mark.parametrize("stage", [inference, steps])
+def test_a_gpu_runs_every_form_in_every_way(stage):
+    """Of each shape; the tiny run below has the compiler's further options for one form only."""
+    names = [unit.name for unit in stage.units(False)]
+    for shape, form, execution in itertools.product(("16x16", "8x64", "4x16"), FORMS, EXECUTIONS):
+        assert f"{shape} {form}, {execution}" in names
+    assert len(names) == 1 + 3 * (3 * len(EXECUTIONS) + 1)  # equality first; ours once more, deterministic
+
+
 @NO_GPU
 @pytest.mark.slow
 def test_every_stage_on_tiny_shapes(tmp_path):
@@ -46,8 +57,9 @@ def test_every_stage_on_tiny_shapes(tmp_path):
     for stage in ("steps", "inference"):
         rows = [row for unit in results["stages"][stage] for row in unit["rows"] if "network" in row]
         found = {(row["network"], row["execution"], row["deterministic"], row["graph"]) for row in rows}
-        every = set(itertools.product(("plain", "views", "ours"), EXECUTIONS, (False,), (False, True)))
-        assert found == every | {("ours", "eager", True, graph) for graph in (False, True)}
+        every = {*itertools.product(FORMS, ("eager", "compile")), *itertools.product(("plain",), EXECUTIONS)}
+        every = {(*arm, False) for arm in every} | {("ours", "eager", True)}
+        assert found == {(*arm, graph) for arm in every for graph in (False, True)}
         assert all(row["correct"] and row["repeats"] for row in rows)
     ways = {row["way"] for unit in results["stages"]["nvdec"] for row in unit["rows"] if "way" in row}
     assert len(ways) == 3
