@@ -100,8 +100,9 @@ def _grad(*flags: str, pool: int = bn_grad.NO_POOL, norm: bool = True) -> dict[s
 ROW_KERNELS: list[tuple[Any, str, dict[str, Any]]] = [
     (bn_gc_add_relu._tail_forward, "tail", _TAIL),
     (bn_gc_add_relu._tail_forward, "tail with downsample", {**_TAIL, "ID_NORM": True}),
-    (bn_gc_add_relu._tail_reduce, "tail", {"ID_NORM": False}),
-    (bn_gc_add_relu._tail_reduce, "tail with downsample", {"ID_NORM": True}),
+    (bn_gc_add_relu._tail_reduce, "tail", {"INPUT": True, "ID_NORM": False}),
+    (bn_gc_add_relu._tail_reduce, "tail with downsample", {"INPUT": True, "ID_NORM": True}),
+    (bn_gc_add_relu._tail_reduce, "block end", {"INPUT": False, "ID_NORM": False}),
     (bn_gc_add_relu._tail_input_grads, "tail with downsample", {}),
     (bn_relu._bn_relu_apply, "bn2", {"RELU": True}),
     (bn_relu._bn_relu_apply, "no ReLU", {"RELU": False}),
@@ -117,7 +118,8 @@ ROW_KERNELS: list[tuple[Any, str, dict[str, Any]]] = [
     (bn_grad._bn_input_grad, "stem pool", _grad("RELU", "STATS", pool=bn_grad.STEM_POOL)),
     (bn_grad._bn_input_grad, "stem pool, frozen", _grad("RELU", pool=bn_grad.STEM_POOL)),
     (bn_grad._bn_input_grad, "dual pool", _grad(pool=bn_grad.DUAL_POOL, norm=False)),
-    (bn_finalize._channel_stats, "statistics", {}),
+    (bn_finalize._channel_stats, "statistics", {"NORM": False}),
+    (bn_finalize._channel_stats, "means behind a BN", {"NORM": True}),
     (bn_relu_maxpool._pool_forward, "stem pool", _STEM),
     (bn_relu_maxpool._pool_forward, "dual pool", _DUAL),
 ]
@@ -135,7 +137,8 @@ def gemm_cases() -> Iterator[Case]:
     """Every tile of the table at the channels of layers 1 and 3; the others of DG-P3D-50 are multiples of
     these.
     """
-    none = dict.fromkeys(("DGRAD", "PROLOGUE", "BIAS", "RESIDUAL", "RELU", "STATS", "MASK"), False)
+    names = ("DGRAD", "PROLOGUE", "BIAS", "BIAS_PER_SAMPLE", "RESIDUAL", "RELU", "STATS", "MASK")
+    none = dict.fromkeys(names, False)
     fixed = {**none, "STRIDE": 1, "ACC": tl.float32, "WIDEN": False}
     for label, source, channels, taps, flags in GEMMS:
         for rank, tile in enumerate(table.gemm_tiles(source, channels, 12544)):
@@ -160,6 +163,7 @@ def gemm_cases() -> Iterator[Case]:
             yield Case(tap_wgrad._tap_wgrad, name, constants, tile.warps, tile.stages, True, rank == 0)
 
 
+_END = ("BIAS", "BIAS_PER_SAMPLE")
 GEMMS: list[tuple[str, int, int, int, tuple[str, ...]]] = [
     ("conv1", 256, 64, 1, ("STATS",)),
     ("conv3 after BN", 64, 256, 1, ("PROLOGUE", "STATS")),
@@ -175,12 +179,17 @@ GEMMS: list[tuple[str, int, int, int, tuple[str, ...]]] = [
     ("P3D-B gradient", 64, 64, 11, ("DGRAD", "MASK")),
     ("P3D-C t gradient", 256, 256, 3, ("DGRAD", "RESIDUAL")),
     ("projection, evaluation", 64, 256, 1, ()),
-    ("conv3 after frozen BN", 64, 256, 1, ("PROLOGUE",)),
-    ("P3D-B t beside s, evaluation", 64, 64, 3, ("RESIDUAL",)),
     ("conv1, folded", 256, 64, 1, ("BIAS", "RELU")),
     ("P3D-A t, folded", 64, 64, 3, ("BIAS", "RELU")),
+    ("P3D-A t, folded, means", 64, 64, 3, ("BIAS", "RELU", "STATS")),
     ("P3D-B, folded", 64, 64, 11, ("BIAS", "RELU")),
-    ("block end, folded", 64, 256, 1, ("BIAS", "RESIDUAL", "RELU")),
+    ("P3D-B t beside s, folded", 64, 64, 3, ("BIAS", "RESIDUAL", "RELU")),
+    ("P3D-B t beside s, folded, means", 64, 64, 3, ("BIAS", "RESIDUAL", "RELU", "STATS")),
+    ("P3D-C t, means", 64, 64, 3, ("RESIDUAL", "RELU", "STATS")),
+    ("block end", 64, 256, 1, (*_END, "RESIDUAL", "RELU")),
+    ("block end after BN", 256, 1024, 1, ("PROLOGUE", *_END, "RESIDUAL", "RELU")),
+    ("block end gradient", 256, 64, 1, ("DGRAD", *_END)),
+    ("block end gradient, after BN", 1024, 256, 1, ("DGRAD", "MASK", *_END)),
 ]
 WGRADS = [(64, 256, 1, True), (256, 64, 1, False), (256, 256, 3, False), (64, 64, 11, True), (256, 256, 11, False)]
 

@@ -38,7 +38,7 @@ class Case(NamedTuple):
     taps: int = 1
     stride: int = 1
     # A pool is checked in fp32: rounding to bf16 makes ties, and ties choose other winners than an fp64
-    # reference.
+    # reference. So is a ReLU behind two roundings, whose mask an fp64 reference sets elsewhere.
     check_dtype: torch.dtype | None = None
 
     def inputs(self, device: torch.device, dtype: torch.dtype) -> Inputs:
@@ -156,6 +156,19 @@ def _conv1(layer: int) -> Case:
     return Case(name, "tap_gemm_fork", shape, ("w",), *functions, (1, 1), (3, 2), outputs)
 
 
+def _block_end(layer: int, *, after_bn: bool = False) -> Case:
+    """Forward: the mean and the GEMM read x, the identity is read, y written. Backward: one pass reads g and y and
+    writes gi, dgrad reads gi and writes dx, wgrad reads x and gi. After a BN dgrad also reads x, for its mask, and one
+    pass more reads and writes dx.
+    """
+    name = f"block end{' after BN' * after_bn}, layer {layer}"
+    extra, functions = ("w", "shift", "residual", "context"), (pairs.block_end, pairs.block_end_eager)
+    check_dtype = torch.float32 if after_bn else None  # in bf16 the last mask follows the rounded activation
+    shape, outputs, extra = _layer(layer), 4 * _LAYERS[layer][1], (*extra, *(_BN if after_bn else ()))
+    backward = (5 if after_bn else 2, 5)
+    return Case(name, table.BLOCK_END, shape, extra, *functions, (2, 2), backward, outputs, check_dtype=check_dtype)
+
+
 def _taps(kind: str, layer: int) -> Case:
     """P3D-B's eleven taps, or P3D-C's three, whose backward also masks."""
     shape = _layer(layer)
@@ -219,15 +232,18 @@ CASES: list[Case] = [
         512,
         stride=2,
     ),
+    # forward: x and the residual are read, y is written; backward: masks 3, dgrad and wgrad 2 each and x
     Case(
-        "evaluation, layer 1",
+        "P3D-B t beside s, folded, layer 1",
         "tap_gemm",
         _layer(1),
         ("w", "shift", "residual"),
-        pairs.evaluation,
-        pairs.evaluation_eager,
-        (1, 2),
-        (2, 6),
-        256,
+        pairs.folded,
+        pairs.folded_eager,
+        (3, 0),
+        (7, 0),
+        taps=3,
     ),
+    *(_block_end(layer) for layer in _LAYERS),
+    _block_end(3, after_bn=True),
 ]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastplan.kernels.norm import Context, Norm, frozen_norm
+from fastplan.kernels.norm import Context, Norm, accumulate_dtype, frozen_norm
 
 Inputs = dict[str, Tensor]
 Outputs = Tensor | tuple[Tensor, ...]
@@ -29,12 +29,10 @@ def tail(k: ModuleType, v: Inputs) -> Tensor:
 def tail_eager(v: Inputs) -> Tensor:
     """`tail` in eager PyTorch."""
     z = _batch_norm(v["x"], v["weight"], v["bias"])
-    pooled = z.mean((1, 2, 3)).to(v["fc1"].dtype)
-    gc = F.linear(F.linear(pooled, v["fc1"], v["fc1_bias"]).relu(), v["fc2"], v["fc2_bias"])
     identity = v["residual"]
     if "id_weight" in v:
         identity = _batch_norm(identity, v["id_weight"], v["id_bias"])
-    return (z + gc.to(z.dtype)[:, None, None, None] + identity).relu()
+    return (z + _context(z, v)[:, None, None, None] + identity).relu()
 
 
 def relu(k: ModuleType, v: Inputs) -> Tensor:
@@ -93,14 +91,33 @@ def p3d_c_eager(v: Inputs) -> Tensor:
     return (v["x"] + _conv(v["x"], v["w"])).relu()
 
 
-def evaluation(k: ModuleType, v: Inputs) -> Tensor:
-    """A convolution whose BN is folded, to the end of the block."""
+def folded(k: ModuleType, v: Inputs) -> Tensor:
+    """P3D-B's t beside s(x), the BN behind them folded."""
     return k.tap_gemm(v["x"], v["w"], bias_C=v["shift"], residual_NTHWC=v["residual"], relu=True)[0]
 
 
-def evaluation_eager(v: Inputs) -> Tensor:
-    """`evaluation` in eager PyTorch."""
+def folded_eager(v: Inputs) -> Tensor:
+    """`folded` in eager PyTorch."""
     return (_conv(v["x"], v["w"]) + v["shift"].to(v["x"].dtype) + v["residual"]).relu()
+
+
+def block_end(k: ModuleType, v: Inputs) -> Tensor:
+    """The end of a block with fixed statistics, its BN folded into conv3; with the BN before conv3 where there is one.
+
+    The mean of conv3's input is read here; in the network an epilogue often has it.
+    """
+    norm = frozen_norm(*_unit(v["x"]), v["weight"], v["bias"], eps=1e-5) if "weight" in v else None
+    context = Context(k.channel_stats(v["x"], norm=norm)[0], v["fc1"], v["fc1_bias"], v["fc2"], v["fc2_bias"])
+    return k.conv_gc_add_relu(v["x"], v["w"], v["residual"], bias_C=v["shift"], context=context, norm=norm)
+
+
+def block_end_eager(v: Inputs) -> Tensor:
+    """`block_end` in eager PyTorch."""
+    x = v["x"]
+    if "weight" in v:
+        x = _frozen_batch_norm(x, *_unit(x), v["weight"], v["bias"]).relu()
+    z = _conv(x, v["w"]) + v["shift"].to(x.dtype)
+    return (z + _context(z, v)[:, None, None, None] + v["residual"]).relu()
 
 
 def frozen_tail(k: ModuleType, v: Inputs) -> Tensor:
@@ -111,9 +128,8 @@ def frozen_tail(k: ModuleType, v: Inputs) -> Tensor:
 
 def frozen_tail_eager(v: Inputs) -> Tensor:
     """`frozen_tail` in eager PyTorch."""
-    flat_NCHW = v["x"].flatten(0, 1).permute(0, 3, 1, 2)
-    z_NCHW = F.batch_norm(flat_NCHW, v["mean"].detach(), v["variance"].detach(), v["weight"], v["bias"])
-    return (z_NCHW.permute(0, 2, 3, 1).unflatten(0, v["x"].shape[:2]) + v["residual"]).relu()
+    statistics = v["mean"].detach(), v["variance"].detach()
+    return (_frozen_batch_norm(v["x"], *statistics, v["weight"], v["bias"]) + v["residual"]).relu()
 
 
 def fork(k: ModuleType, v: Inputs) -> tuple[Tensor, ...]:
@@ -161,6 +177,24 @@ def _batch_norm(x_NTHWC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Training BN on the 4-D channels-last view, PyTorch's fastest layout for it."""
     flat = x_NTHWC.flatten(0, 1).permute(0, 3, 1, 2)
     return F.batch_norm(flat, None, None, weight, bias, True).permute(0, 2, 3, 1).unflatten(0, x_NTHWC.shape[:2])
+
+
+def _frozen_batch_norm(x_NTHWC: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    flat = x_NTHWC.flatten(0, 1).permute(0, 3, 1, 2)
+    return F.batch_norm(flat, mean, var, weight, bias).permute(0, 2, 3, 1).unflatten(0, x_NTHWC.shape[:2])
+
+
+def _unit(x_NTHWC: Tensor) -> tuple[Tensor, Tensor]:
+    """Running statistics that normalise nothing: a BN is then its weight and bias."""
+    zeros = x_NTHWC.new_zeros(x_NTHWC.shape[-1], dtype=accumulate_dtype(x_NTHWC))
+    return zeros, zeros + 1
+
+
+def _context(z_NTHWC: Tensor, v: Inputs) -> Tensor:
+    """The global context [N, C] of z in z's dtype."""
+    pooled = z_NTHWC.mean((1, 2, 3)).to(v["fc1"].dtype)
+    gc = F.linear(F.linear(pooled, v["fc1"], v["fc1_bias"]).relu(), v["fc2"], v["fc2_bias"])
+    return gc.to(z_NTHWC.dtype)
 
 
 def _conv(x_NTHWC: Tensor, w_KIO: Tensor) -> Tensor:

@@ -319,7 +319,7 @@ def _print_kernels(names: list[str]) -> int:
     import torch
 
     from fastplan.errors import UserError
-    from fastplan.models.choices import kernel_choices
+    from fastplan.models.choices import ends_in_gemm, kernel_choices
     from fastplan.models.networks import build_network
     from fastplan.report.networks import kernels_table
     from fastplan.report.terminal import make_console
@@ -328,9 +328,9 @@ def _print_kernels(names: list[str]) -> int:
         raise UserError("say of which networks: fastplan networks dg_p3d_50 --kernels")
     for name in names:
         with torch.device("meta"):
-            choices = kernel_choices(build_network(name, 400))
-        if choices:
-            make_console().print(kernels_table(name, choices))
+            network = build_network(name, 400)
+        if choices := kernel_choices(network):
+            make_console().print(kernels_table(name, choices, ends_in_gemm(network)))
         else:
             print(f"{name} has no block that the kernels run: PyTorch's operators on every device")
     return 0

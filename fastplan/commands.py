@@ -19,7 +19,7 @@ from fastplan.errors import UserError
 from fastplan.launch import Task, save_run
 from fastplan.models.networks import build_network
 from fastplan.ops import set_kernels
-from fastplan.planner.arrivals import Outcome, Reached
+from fastplan.planner.arrivals import Outcome, Reached, is_repeat
 from fastplan.planner.journal import Journal
 from fastplan.planner.plans import Plan
 from fastplan.planner.states import State
@@ -198,9 +198,10 @@ def _found(journal: Journal, task: Task) -> str:
     """What a resumed run has found: finished, begun and open edges."""
     keys = journal.edges()
     begun = [key for key in keys if journal.outcome(key) is None]
+    first = [key for key in keys if not is_repeat(key)]
     under_way = "".join(f"\n{key.replace('>', ' -> ')}: after epoch {len(journal.epochs(key)) - 1}" for key in begun)
     all_edges = len(task.graph.edges) if task.graph is not None else len(task.states)
-    still = max(all_edges - len(keys), 0)
+    still = max(all_edges - len(first), 0)
     return (
         f"{len(keys) - len(begun)} edges finished, {len(begun)} under way, {still} not begun; "
         f"epochs lost: none, no finished one is trained again{under_way}"

@@ -183,7 +183,8 @@ class PlanConfig(_Section):
     cheapest of the ways into a state that are equal within noise, `highest` is the published rule. width: arrivals kept
     per state, null for all that no cheaper one equals. ceiling: end an edge that cannot reach its best sibling.
     skip_dominated: leave out edges from a state where another one is no dearer and better. first_path: trained before
-    anything else: a list of states, or the name or file of a plan.
+    anything else: a list of states, or the name or file of a plan. repeats: how many times, at most, the ways into the
+    last state that are within noise of the best are trained again with other seeds, so that their mean decides.
     """
 
     knee: Literal["tolerance", "exponential", "power", "paper"] = "tolerance"
@@ -202,6 +203,7 @@ class PlanConfig(_Section):
     ceiling: bool = False
     skip_dominated: bool = False
     first_path: str | list[str] | None = None
+    repeats: Annotated[int, Field(ge=0)] = 0
 
 
 class TestConfig(_Section):

@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fastplan.budget import Budget, Spending
 from fastplan.config import RunConfig
-from fastplan.planner.arrivals import Outcome
+from fastplan.planner.arrivals import Outcome, state_of_key
 from fastplan.planner.confidence import is_hopeless, knee_band
 from fastplan.planner.curve import KneeFit, Stop, choose_epoch, epochs_in_play, fit_knee, should_stop
 from fastplan.planner.journal import EpochRecord, Journal
@@ -64,7 +64,7 @@ class Explorer:
         self._spending = Spending(Budget.parse(config.plan.budget) if config.plan.budget else None)
         for key in journal.edges():
             for record in journal.epochs(key):
-                self._spending.end(key, key.rpartition(">")[2], record)
+                self._spending.end(key, state_of_key(key), record)
         self._scalars = SummaryWriter(str(rundir.tensorboard_dir))
 
     def close(self) -> None:
@@ -247,6 +247,7 @@ def _outcome(
         checkpoint=kept,
         note=note,
         spent=sum(record.clip_frames for record in records),
+        repeat=edge.repeat,
     )
 
 

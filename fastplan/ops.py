@@ -21,12 +21,14 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fastplan.kernels import reference, table
 from fastplan.kernels.norm import Context, Norm, accumulate_dtype, conv_operands, frozen_norm
 from fastplan.kernels.taps import fold_norm, pack_p3d_b, pack_taps
 
 Mode = Literal["auto", "off", "reference"]
+Projection = tuple[nn.Conv3d, nn.BatchNorm3d]
 OLDEST_GPU = (8, 0)  # compute capability; the kernels are compiled for sm_80 and newer
 
 
@@ -100,7 +102,7 @@ class Lazy(NamedTuple):
     """An activation whose BatchNorm has not been applied yet.
 
     x_NTHWC: as stored. norm: to be applied by whoever reads it, None for nothing; a ReLU follows it except at the end
-    of a block. mean_NC: of x_NTHWC per sample, where it is known.
+    of a block. mean_NC: of x_NTHWC per sample, where an epilogue gave it.
     """
 
     x_NTHWC: Tensor
@@ -113,8 +115,8 @@ class Operators:
     """The steps of a block, on the operators of `k`: `kernels.fused` or `kernels.reference`.
 
     Convolutions are bias-free `nn.Conv3d`, `bn` a `layers.BatchNorm`. A convolution is a GEMM of ours where `gemm` says
-    so, and its own forward, a conv2d on a view, elsewhere. A BatchNorm that is frozen or in evaluation and has a ReLU
-    behind it is folded into the GEMM before it.
+    so, and its own forward, a conv2d on a view, elsewhere. A BatchNorm that is frozen or in evaluation is folded into
+    the GEMM before it where a ReLU follows, and into the one that ends a block.
     """
 
     k: ModuleType
@@ -143,9 +145,9 @@ class Operators:
         return Lazy(_on_view(conv, self.finish(x)))
 
     def conv_bn(self, conv: nn.Conv3d, bn: nn.BatchNorm3d, x: Lazy, *, relu: bool = True, pooled: bool = False) -> Lazy:
-        """bn(conv(x)). relu: whether a ReLU follows. pooled: whether the mean per sample will be asked for."""
+        """bn(conv(x)). relu: whether a ReLU follows. pooled: an epilogue shall give the mean per sample."""
         if not gemm(conv, x.x_NTHWC.dtype).fused:
-            return self._normed(bn, _on_view(conv, self.finish(x)), pooled=pooled)
+            return self._normed(bn, _on_view(conv, self.finish(x)))
         convolve = partial(self.k.tap_gemm, x.x_NTHWC, norm=x.norm, stride=conv.stride[1])
         return self._gemm_bn(convolve, pack_taps(conv.weight), bn, x.x_NTHWC.dtype, relu=relu, pooled=pooled)[0]
 
@@ -159,12 +161,11 @@ class Operators:
             weight = pack_p3d_b(s.weight, t.weight)
             return self._gemm_bn(convolve, weight, bn, dtype, relu=relu, pooled=pooled)[0]
         z_NTHWC = self.finish(x)
-        y_NTHWC = _on_view(s, z_NTHWC)
         if not gemm(t, dtype).fused:
-            return self._normed(bn, y_NTHWC + _on_view(t, z_NTHWC), pooled=pooled)
-        weight, stats = pack_taps(t.weight).to(dtype), bn.training or pooled
-        y = self.k.tap_gemm(z_NTHWC, weight, residual_NTHWC=y_NTHWC, stats=stats, stride=stride)
-        return self._normed(bn, *y, pooled=pooled)
+            return self._normed(bn, _on_view(s, z_NTHWC) + _on_view(t, z_NTHWC))
+        scale_C = _frozen(bn, dtype).scale if relu and not bn.training else None  # of s(x) too, where it is folded
+        convolve = partial(self.k.tap_gemm, z_NTHWC, residual_NTHWC=_on_view(s, z_NTHWC, scale_C), stride=stride)
+        return self._gemm_bn(convolve, pack_taps(t.weight), bn, dtype, relu=relu, pooled=pooled)[0]
 
     def add_conv(self, conv: nn.Conv3d, x: Lazy, *, relu: bool, pooled: bool = False) -> Lazy:
         """z + conv(z) where z = x finished with or without a ReLU, and `relu` of the sum; summed in fp32."""
@@ -174,24 +175,61 @@ class Operators:
             y_NTHWC, mean_NC, _ = self.k.tap_gemm(z_NTHWC, weight, add_input=True, relu=relu, stats=pooled)
             return Lazy(y_NTHWC, None, mean_NC)
         y_NTHWC = z_NTHWC + _on_view(conv, z_NTHWC)
-        y_NTHWC = y_NTHWC.relu() if relu else y_NTHWC
-        return Lazy(y_NTHWC, None, self.k.channel_stats(y_NTHWC)[0] if pooled else None)
+        return Lazy(y_NTHWC.relu() if relu else y_NTHWC)
 
     def finish(self, x: Lazy, *, relu: bool = True) -> Tensor:
         """x with its BatchNorm (and the ReLU behind it) applied, in memory."""
         return x.x_NTHWC if x.norm is None else self.k.bn_relu_apply(x.x_NTHWC, x.norm, relu=relu)
 
-    def end(self, y: Lazy, identity: Lazy, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
-        """relu(z + fc2(relu(fc1(mean of z))) + identity), z the pooled y with its BatchNorm; [N, C, T, H, W]."""
-        assert y.mean_NC is not None, "the last convolution of a block is pooled"
-        context = Context(y.mean_NC, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-        norm = y.norm if y.norm is not None else _no_norm(y.mean_NC)
+    def end(self, y: Lazy, x: Lazy, projection: Projection | None, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
+        """relu(z + fc2(relu(fc1(mean of z))) + identity), z = y with its BatchNorm, the identity x or its projection.
+
+        [N, C, T, H, W].
+        """
+        identity = x if projection is None else self.conv_bn(*projection, x, relu=False)
+        mean_NC = y.mean_NC if y.mean_NC is not None else self.k.channel_stats(y.x_NTHWC)[0]
+        context = Context(mean_NC, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+        norm = y.norm if y.norm is not None else _no_norm(mean_NC)
         y_NTHWC = self.k.bn_gc_add_relu(y.x_NTHWC, identity.x_NTHWC, norm, context=context, identity_norm=identity.norm)
+        return _ncthw(y_NTHWC)
+
+    def conv_end(
+        self,
+        conv: nn.Conv3d,
+        bn: nn.BatchNorm3d,
+        y: Lazy,
+        x: Lazy,
+        projection: Projection | None,
+        fc1: nn.Linear,
+        fc2: nn.Linear,
+    ) -> Tensor:
+        """`end` of bn(conv(y)), y with its BatchNorm and ReLU; one GEMM where the statistics are fixed."""
+        dtype = y.x_NTHWC.dtype
+        batch = bn.training or (projection is not None and projection[1].training)
+        if batch or not gemm_end(conv, dtype).fused:
+            z = self.conv_bn(conv, bn, y, relu=False, pooled=True)
+            return self.end(z, x, projection, fc1, fc2)
+        weight_KIO, shift_C = fold_norm(pack_taps(conv.weight), _frozen(bn, dtype))
+        mean_NI = y.mean_NC if y.norm is None else None
+        if mean_NI is None:
+            mean_NI, _ = self.k.channel_stats(y.x_NTHWC, norm=y.norm)
+        identity_NTHWC, identity_shift_C = x.x_NTHWC, None
+        if projection is not None:
+            identity_NTHWC, identity_shift_C = self._scaled(*projection, x.x_NTHWC)
+        y_NTHWC = self.k.conv_gc_add_relu(
+            y.x_NTHWC,
+            weight_KIO.to(dtype),
+            identity_NTHWC,
+            bias_C=shift_C,
+            context=Context(mean_NI, fc1.weight, fc1.bias, fc2.weight, fc2.bias),
+            norm=y.norm,
+            identity_bias_C=identity_shift_C,
+        )
         return _ncthw(y_NTHWC)
 
     def bn_relu_pool(self, x_NCTHW: Tensor, bn: nn.BatchNorm3d) -> Tensor:
         """The stem's end: bn, ReLU, max-pool 1 x 3 x 3 of stride 2."""
-        x = self._normed(bn, _nthwc(x_NCTHW), pooled=False)
+        x = self._normed(bn, _nthwc(x_NCTHW))
         return _ncthw(self.k.bn_relu_maxpool(x.x_NTHWC, x.norm, window=(1, 3, 3)))
 
     def pool_time(self, x_NCTHW: Tensor) -> Tensor:
@@ -211,26 +249,27 @@ class Operators:
         """A GEMM and its BatchNorm, folded in where statistics are fixed; then whatever else `convolve` gives."""
         if relu and not bn.training:
             weight_KIO, shift_C = fold_norm(weight_KIO, _frozen(bn, dtype))  # in fp32, rounded once
-            y_NTHWC, _, _, *others = convolve(weight_KIO.to(dtype), bias_C=shift_C, relu=True)
-            return Lazy(y_NTHWC), others
+            y_NTHWC, mean_NC, _, *others = convolve(weight_KIO.to(dtype), bias_C=shift_C, relu=True, stats=pooled)
+            return Lazy(y_NTHWC, None, mean_NC), others
         y_NTHWC, mean_NC, m2_NC, *others = convolve(weight_KIO.to(dtype), stats=bn.training or pooled)
-        return self._normed(bn, y_NTHWC, mean_NC, m2_NC, pooled=pooled), others
+        return self._normed(bn, y_NTHWC, mean_NC, m2_NC), others
+
+    def _scaled(self, conv: nn.Conv3d, bn: nn.BatchNorm3d, x_NTHWC: Tensor) -> tuple[Tensor, Tensor]:
+        """scale * conv(x) and the shift [C] that is left of a fixed bn behind it."""
+        norm = _frozen(bn, x_NTHWC.dtype)
+        if not gemm(conv, x_NTHWC.dtype).fused:
+            return _on_view(conv, x_NTHWC, norm.scale), norm.shift
+        weight_KIO, shift_C = fold_norm(pack_taps(conv.weight), norm)
+        return self.k.tap_gemm(x_NTHWC, weight_KIO.to(x_NTHWC.dtype), stride=conv.stride[1])[0], shift_C
 
     def _normed(
-        self,
-        bn: nn.BatchNorm3d,
-        y_NTHWC: Tensor,
-        mean_NC: Tensor | None = None,
-        m2_NC: Tensor | None = None,
-        *,
-        pooled: bool,
+        self, bn: nn.BatchNorm3d, y_NTHWC: Tensor, mean_NC: Tensor | None = None, m2_NC: Tensor | None = None
     ) -> Lazy:
         """y with bn to be applied; its statistics are read here unless an epilogue gave them."""
-        if mean_NC is None and (bn.training or pooled):
-            mean_NC, m2_NC = self.k.channel_stats(y_NTHWC)
         if not bn.training:
             return Lazy(y_NTHWC, _frozen(bn, y_NTHWC.dtype), mean_NC)
-        assert mean_NC is not None and m2_NC is not None
+        if mean_NC is None or m2_NC is None:
+            mean_NC, m2_NC = self.k.channel_stats(y_NTHWC)
         return Lazy(y_NTHWC, _batch_norm(self.k, bn, y_NTHWC, mean_NC, m2_NC), mean_NC)
 
 
@@ -261,6 +300,13 @@ def gemm_pair(s: nn.Conv3d, t: nn.Conv3d, dtype: torch.dtype) -> table.Fused:
         taps=11,
         stride=s.stride[1],
         itemsize=dtype.itemsize,
+    )
+
+
+def gemm_end(conv: nn.Conv3d, dtype: torch.dtype) -> table.Fused:
+    """Whether a 1 x 1 x 1 convolution with fixed statistics ends its block in its own epilogue, and why."""
+    return table.use_fused(
+        "conv_gc_add_relu", inputs=conv.in_channels, outputs=conv.out_channels, itemsize=dtype.itemsize
     )
 
 
@@ -303,8 +349,12 @@ def _no_norm(mean_NC: Tensor) -> Norm:
     return Norm(one, zero, zero, one)
 
 
-def _on_view(conv: nn.Conv3d, x_NTHWC: Tensor) -> Tensor:
-    return _nthwc(conv(_ncthw(x_NTHWC)))
+def _on_view(conv: nn.Conv3d, x_NTHWC: Tensor, scale_C: Tensor | None = None) -> Tensor:
+    """conv(x), or scale * conv(x), in conv's own forward; the weight is scaled in fp32 and rounded once."""
+    if scale_C is None:
+        return _nthwc(conv(_ncthw(x_NTHWC)))
+    weight = (conv.weight * scale_C[:, None, None, None, None]).to(conv.weight.dtype)
+    return _nthwc(functional_call(conv, {"weight": weight}, (_ncthw(x_NTHWC),)))
 
 
 def _nthwc(x_NCTHW: Tensor) -> Tensor:

@@ -20,11 +20,11 @@ from fastplan.errors import UserError
 from fastplan.exploring import Explorer
 from fastplan.models.networks import network_spec
 from fastplan.ops import choose_kernels
-from fastplan.planner.arrivals import Outcome, pick
+from fastplan.planner.arrivals import Exploration, Outcome, pick
 from fastplan.planner.frontier import pick_highest
 from fastplan.planner.plans import Leg, Plan, plan_of
 from fastplan.planner.states import START, State, StateGraph, check_clip_lengths
-from fastplan.planner.stepwise import Exploration, SearchResult, SearchRules, Stepwise
+from fastplan.planner.stepwise import SearchResult, SearchRules, Stepwise
 from fastplan.rundir import RunDir
 from fastplan.train import checkpoint
 from fastplan.train.disk import disk_use
@@ -121,23 +121,21 @@ class Runner:
             self.outcomes[exploration.key] = outcome
             settled = stepwise.tell(exploration, outcome)
             self._save_best(stepwise.result(), graph)
-            if settled:
-                self._delete_unneeded(graph, stepwise)
+            if settled or exploration.repeat:
+                self._delete_unneeded(stepwise)
 
-        def tell_again(exploration: Exploration, outcome: Outcome) -> None:
-            self.outcomes[exploration.key] = outcome
-            stepwise.tell(exploration, outcome)
+        def tell_what_is_known() -> None:
+            for exploration in stepwise.ask():
+                if (outcome := self.journal.outcome(exploration.key)) is not None:
+                    self.outcomes[exploration.key] = outcome
+                    stepwise.tell(exploration, outcome)
+                    return tell_what_is_known()
 
         def next_job() -> Job | None:
+            tell_what_is_known()
             for exploration in stepwise.ask():
                 edge = _training_of(exploration)
-                if edge.key in begun:
-                    continue
-                if (outcome := self.journal.outcome(edge.key)) is not None:
-                    begun.add(edge.key)
-                    tell_again(exploration, outcome)
-                    return next_job()
-                if self._explorer.may_begin(edge):
+                if edge.key not in begun and not _is_cut(exploration) and self._explorer.may_begin(edge):
                     begun.add(edge.key)
                     return Job(
                         edge.key,
@@ -152,7 +150,7 @@ class Runner:
         self.outcomes = dict(in_order)
         result = stepwise.result()
         self._save_best(result, graph)
-        self._delete_unneeded(graph, stepwise)
+        self._delete_unneeded(stepwise)
         return replace(result, plan=self._described(result, graph)) if result.plan is not None else result
 
     def replay(self, plan: Plan) -> Plan:
@@ -225,17 +223,16 @@ class Runner:
             self.rundir.save_frontier([self._with_provenance(plan, graph=graph.name) for plan in plans])
         self._keep_network(result.path.outcome.checkpoint)
 
-    def _delete_unneeded(self, graph: StateGraph, stepwise: Stepwise) -> None:
+    def _delete_unneeded(self, stepwise: Stepwise) -> None:
         """Delete checkpoints that nothing can start from any more and that are not the best plan's."""
-        result, unsettled = stepwise.result(), stepwise.unsettled
-        needed = {exploration.arrival for exploration in stepwise.ask() if exploration.arrival}
-        needed |= {a for name, front in result.fronts.items() if unsettled & set(graph.successors(name)) for a in front}
+        result = stepwise.result()
+        needed = {arrival.outcome.checkpoint for arrival in stepwise.startable}
         if result.path is not None:
-            needed.add(result.path)
-        names = {arrival.outcome.checkpoint for arrival in needed}
-        told = [self.journal.outcome(key) for key in self.journal.edges()]
-        names |= {outcome.checkpoint for outcome in told if outcome is not None and outcome.target in unsettled}
-        self._store.delete_all_but({name for name in names if name}, edges=self._under_way())
+            needed.add(result.path.outcome.checkpoint)
+        if not result.complete:  # what an earlier process has finished may still be asked for
+            known = (self.journal.outcome(key) for key in self.journal.edges() if key not in self.outcomes)
+            needed |= {outcome.checkpoint for outcome in known if outcome is not None}
+        self._store.delete_all_but({name for name in needed if name}, edges=self._under_way())
 
     def _under_way(self) -> list[str]:
         return [key for key in self.journal.edges() if self.journal.outcome(key) is None]
@@ -301,9 +298,15 @@ def search_rules(config: RunConfig) -> SearchRules:
         choose=pick_highest if plan.pick == "highest" else pick,
         skip_dominated=plan.skip_dominated,
         first_path=tuple(plan.first_path or ()),
+        repeats=plan.repeats,
     )
+
+
+def _is_cut(exploration: Exploration) -> bool:
+    """Whether it would start from an edge that the budget cut short, with which a larger one goes on."""
+    return exploration.arrival is not None and any(o.status == "budget" for o in exploration.arrival.path)
 
 
 def _training_of(exploration: Exploration) -> EdgeTraining:
     parent = exploration.arrival.outcome.checkpoint if exploration.arrival else None
-    return EdgeTraining(exploration.key, exploration.source, exploration.state, parent)
+    return EdgeTraining(exploration.key, exploration.source, exploration.state, parent, repeat=exploration.repeat)

@@ -12,20 +12,36 @@ import triton.language as tl
 from torch import Tensor
 
 from . import table
-from .launch import accumulate_type, check_activations, check_vectors, positions_of, register, traceable
+from .launch import accumulate_type, check_activations, check_norm, check_vectors, positions_of, register, traceable
 from .norm import Norm, accumulate_dtype, check_count
 from .reference import merge_over_ranks, update_running
-from .rows import row_options, store_sums, sums_of, tile_at
+from .rows import relu, row_options, store_sums, sums_of, tile_at, vector_at
 
 MERGE_ROWS, MERGE_CHANNELS = 32, 64
 
 
 @triton.jit
 def _channel_stats(
-    x, tile_mean, tile_m2, L, steps, C: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr
+    x,
+    scale,
+    shift,
+    tile_mean,
+    tile_m2,
+    L,
+    steps,
+    C: tl.constexpr,
+    NORM: tl.constexpr,
+    BM: tl.constexpr,
+    BC: tl.constexpr,
+    ACC: tl.constexpr,
 ):
-    """x [N,L,C] -> tile_mean, tile_m2 [N,programs,C]; each program folds ``steps`` tiles of BM rows."""
+    """x [N,L,C] -> tile_mean, tile_m2 [N,programs,C], with NORM those of relu(scale * x + shift); each program
+    folds ``steps`` tiles of BM rows.
+    """
     _m, c, _o, _ok = tile_at(0, L, C, BM, BC)
+    if NORM:
+        a = vector_at(scale, c, C)
+        b = vector_at(shift, c, C)
     mean = tl.zeros((BC,), dtype=ACC)
     m2 = tl.zeros((BC,), dtype=ACC)
     count = tl.zeros((BC,), dtype=ACC)
@@ -33,6 +49,8 @@ def _channel_stats(
         block = tl.program_id(1) * steps + i
         _m, c, o, ok = tile_at(block, L, C, BM, BC)
         v = tl.load(x + o, mask=ok, other=0.0).to(ACC)
+        if NORM:  # of what a convolution's prologue makes of x: rounded, and nothing beyond the last row
+            v = tl.where(ok, relu(v * a + b).to(x.dtype.element_ty).to(ACC), 0.0)
         rows = tl.maximum(tl.minimum(L - block * BM, BM), 0).to(ACC)
         tile = tl.sum(v, axis=0) / tl.maximum(rows, 1.0)
         d = tl.where(ok, v - tile[None, :], 0.0)
@@ -164,15 +182,25 @@ def merge_tiles(
 
 
 @register("channel_stats")
-def _channel_stats_op(x: Tensor) -> tuple[Tensor, Tensor]:
+def _channel_stats_op(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> tuple[Tensor, Tensor]:
     tile = table.row_tiles(x.shape[-1])[0]
     grid, steps, (tile_mean, tile_m2) = sums_of(x, tile, 2)
-    traceable(_channel_stats)[grid](x, tile_mean, tile_m2, positions_of(x), steps, **row_options(x, tile))
+    traceable(_channel_stats)[grid](
+        x,
+        x if scale is None else scale,
+        x if shift is None else shift,
+        tile_mean,
+        tile_m2,
+        positions_of(x),
+        steps,
+        NORM=scale is not None,
+        **row_options(x, tile),
+    )
     return merge_tiles(tile_mean, tile_m2, tile.rows * steps, positions_of(x))
 
 
 @_channel_stats_op.register_fake
-def _(x: Tensor) -> tuple[Tensor, Tensor]:
+def _(x, scale, shift):
     out = x.new_empty((x.shape[0], x.shape[-1]), dtype=accumulate_dtype(x))
     return out, torch.empty_like(out)
 
@@ -234,14 +262,17 @@ def _backward(ctx, dscale, dshift, *_constants):
 _bn_finalize_op.register_autograd(_backward, setup_context=_setup)
 
 
-def channel_stats(x_NTHWC: Tensor) -> tuple[Tensor, Tensor]:
+def channel_stats(x_NTHWC: Tensor, *, norm: Norm | None = None) -> tuple[Tensor, Tensor]:
     """Mean and sum of squared deviations (M2) per sample and channel, both fp32 [N, C]; constants to
     autograd.
 
-    One read of ``x_NTHWC``. Raises ValueError for tensors that `check_activations` rejects.
+    Of x, or with ``norm`` of relu(scale * x + shift) in x's dtype, which is not stored. One read of x. Raises
+    ValueError for tensors that `check_activations` or `check_norm` rejects.
     """
     check_activations("channel_stats", x_NTHWC=x_NTHWC)
-    return _channel_stats_op(x_NTHWC.detach())
+    check_norm("channel_stats", x_NTHWC, norm=norm)
+    scale, shift = (None, None) if norm is None else (norm.scale.detach(), norm.shift.detach())
+    return _channel_stats_op(x_NTHWC.detach(), scale, shift)
 
 
 def bn_finalize(

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import table
 from .bn_grad import NO_POOL, bn_input_grad
 from .launch import check_activations, check_norm, check_same_shape, check_vectors, positions_of, register, traceable
-from .norm import Context, Norm, accumulate_dtype, context_mlp, statistics_gradient
+from .norm import Context, Norm, accumulate_dtype, context_mlp, context_mlp_backward, statistics_gradient
 from .rows import relu, row_grid, row_options, store_sums, sums_of, tile_at, vector_at
 
 
@@ -65,12 +65,15 @@ def _tail_reduce(
     L,
     steps,
     C: tl.constexpr,
+    INPUT: tl.constexpr,
     ID_NORM: tl.constexpr,
     BM: tl.constexpr,
     BC: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """gi = g * (y > 0); sum_g, sum_gx, sum_gid [N,programs,C]: sums of gi, gi * x, gi * identity."""
+    """gi = g * (y > 0); sum_g, sum_gx (INPUT), sum_gid (ID_NORM) [N,programs,C]: sums of gi, gi * x, gi *
+    identity.
+    """
     s0 = tl.zeros((BC,), dtype=ACC)
     s1 = tl.zeros((BC,), dtype=ACC)
     sd = tl.zeros((BC,), dtype=ACC)
@@ -82,11 +85,13 @@ def _tail_reduce(
         tl.store(gi + o, gv.to(gi.dtype.element_ty), mask=ok)
         gv = gv.to(ACC)
         s0 += tl.sum(gv, axis=0)
-        s1 += tl.sum(gv * tl.load(x + o, mask=ok, other=0.0).to(ACC), axis=0)
+        if INPUT:
+            s1 += tl.sum(gv * tl.load(x + o, mask=ok, other=0.0).to(ACC), axis=0)
         if ID_NORM:
             sd += tl.sum(gv * tl.load(identity + o, mask=ok, other=0.0).to(ACC), axis=0)
     store_sums(sum_g, s0, c, C)
-    store_sums(sum_gx, s1, c, C)
+    if INPUT:
+        store_sums(sum_gx, s1, c, C)
     if ID_NORM:
         store_sums(sum_gid, sd, c, C)
 
@@ -167,35 +172,36 @@ def _(x, *others):
 
 
 @register("bn_gc_add_relu_reduce")
-def tail_reduce(g: Tensor, y: Tensor, x: Tensor, identity: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """gi and the sums of gi, gi * x and gi * identity per sample, [N, C]; without identity the last is [0,
-    C].
-    """
-    tile = table.row_tiles(x.shape[-1])[0]
-    grid, steps, (sum_g, sum_gx, sum_gid) = sums_of(x, tile, 3)
-    gi = torch.empty_like(x)
+def tail_reduce(
+    g: Tensor, y: Tensor, x: Tensor | None, identity: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """gi and the sums of gi, gi * x and gi * identity per sample, [N, C]; [0, C] for what is not given."""
+    tile = table.row_tiles(y.shape[-1])[0]
+    grid, steps, (sum_g, sum_gx, sum_gid) = sums_of(y, tile, 3)
+    gi = torch.empty_like(y)
     traceable(_tail_reduce)[grid](
         g,
         y,
-        x,
-        x if identity is None else identity,
+        y if x is None else x,
+        y if identity is None else identity,
         gi,
         sum_g,
         sum_gx,
         sum_gid,
-        positions_of(x),
+        positions_of(y),
         steps,
+        INPUT=x is not None,
         ID_NORM=identity is not None,
-        **row_options(x, tile),
+        **row_options(y, tile),
     )
-    return gi, sum_g.sum(1), sum_gx.sum(1), sum_gid[: 0 if identity is None else x.shape[0]].sum(1)
+    sum_gx, sum_gid = (sums[: 0 if of is None else None] for sums, of in ((sum_gx, x), (sum_gid, identity)))
+    return gi, sum_g.sum(1), sum_gx.sum(1), sum_gid.sum(1)
 
 
 @tail_reduce.register_fake
 def _(g, y, x, identity):
-    n, channels, acc = x.shape[0], x.shape[-1], accumulate_dtype(x)
-    s0, s1 = (x.new_empty((n, channels), dtype=acc) for _ in range(2))
-    return torch.empty_like(x), s0, s1, x.new_empty((0 if identity is None else n, channels), dtype=acc)
+    rows = [y.shape[0] if given is not None else 0 for given in (y, x, identity)]
+    return torch.empty_like(y), *(y.new_empty((n, y.shape[-1]), dtype=accumulate_dtype(y)) for n in rows)
 
 
 @register("bn_gc_add_relu_input_grads")
@@ -239,7 +245,7 @@ def _backward(ctx, g):
     dscale, dshift = sum_gx.sum(0), sum_g.sum(0)
     if sample_mean is not None:
         pooled = torch.addcmul(shift, sample_mean, scale)
-        dpooled, *dcontext = _context_backward(pooled, w1, b1, w2, b2, sum_g)
+        dpooled, *dcontext = context_mlp_backward(pooled, w1, b1, w2, b2, sum_g)
         dscale = dscale + (dpooled * sample_mean).sum(0)
         dshift = dshift + dpooled.sum(0)
         k2_context = scale * dpooled / positions_of(x)
@@ -259,17 +265,6 @@ def _backward(ctx, g):
     k2_NC = (zero if k2 is None else k2).expand(x.shape[0], -1).contiguous()
     dx, didentity = tail_input_grads(gi, x, identity, coefficients, k2_NC)
     return dx, didentity, *dnorm, None, *dcontext, did_scale, did_shift, None, None, None, None
-
-
-def _context_backward(pooled, w1, b1, w2, b2, dgc):
-    """Gradients of `context_mlp`: of pooled, then of the four parameters in their own dtypes."""
-    dtype = pooled.dtype
-    with torch.autocast(pooled.device.type, enabled=False):
-        hidden = torch.nn.functional.linear(pooled, w1.to(dtype), b1.to(dtype)).relu()
-        dhidden = torch.where(hidden <= 0, 0.0, dgc @ w2.to(dtype))
-        grads = (dhidden.t() @ pooled, dhidden.sum(0), dgc.t() @ hidden, dgc.sum(0))
-        dpooled = dhidden @ w1.to(dtype)
-    return dpooled, *(grad.to(p.dtype) for grad, p in zip(grads, (w1, b1, w2, b2), strict=True))
 
 
 _tail_op.register_autograd(_backward, setup_context=_setup)

@@ -34,8 +34,8 @@ class Context(NamedTuple):
     """The global context of a block: pool the BN output over T,H,W, then linear, ReLU, linear.
 
     ``sample_mean`` [N, C] is the mean of the raw BN input per sample; ``scale * sample_mean + shift`` is the
-    pooled BN output, so that the pool costs no pass. fc1_weight is [R, C], fc1_bias [R], fc2_weight [C, R],
-    fc2_bias [C].
+    pooled BN output, so that the pool costs no pass. Where the BN is folded into a convolution it is the mean of
+    the convolution's input, [N, I]. fc1_weight is [R, C], fc1_bias [R], fc2_weight [C, R], fc2_bias [C].
     """
 
     sample_mean: Tensor
@@ -79,6 +79,20 @@ def context_mlp(
     with torch.autocast(pooled_NC.device.type, enabled=False):
         hidden = F.linear(pooled_NC, fc1_weight.to(dtype), fc1_bias.to(dtype)).relu()
         return F.linear(hidden, fc2_weight.to(dtype), fc2_bias.to(dtype))
+
+
+def context_mlp_backward(
+    pooled_NC: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, fc2_weight: Tensor, fc2_bias: Tensor, dgc_NC: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of `context_mlp`: of pooled, then of the four parameters in their own dtypes."""
+    dtype = pooled_NC.dtype
+    with torch.autocast(pooled_NC.device.type, enabled=False):
+        hidden = F.linear(pooled_NC, fc1_weight.to(dtype), fc1_bias.to(dtype)).relu()
+        dhidden = torch.where(hidden <= 0, 0.0, dgc_NC @ fc2_weight.to(dtype))
+        grads = (dhidden.t() @ pooled_NC, dhidden.sum(0), dgc_NC.t() @ hidden, dgc_NC.sum(0))
+        dpooled = dhidden @ fc1_weight.to(dtype)
+    parameters = (fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+    return dpooled, *(grad.to(p.dtype) for grad, p in zip(grads, parameters, strict=True))
 
 
 def conv_operands(x: Tensor, weight: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

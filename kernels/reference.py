@@ -18,9 +18,11 @@ POSITIONS = (1, 2, 3)  # T, H, W of N,T,H,W,C
 POOLS = {(1, 3, 3): ((1, 2, 2), (0, 1, 1)), (4, 1, 1): ((4, 1, 1), (0, 0, 0))}  # window: stride, padding
 
 
-def channel_stats(x_NTHWC: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and sum of squared deviations (M2) per sample and channel, both [N, C]; constants to autograd."""
-    x = x_NTHWC.detach().to(accumulate_dtype(x_NTHWC))
+def channel_stats(x_NTHWC: Tensor, *, norm: Norm | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and sum of squared deviations (M2) per sample and channel of x or of relu(scale * x + shift), both [N, C];
+    constants to autograd.
+    """
+    x = (x_NTHWC if norm is None else bn_relu_apply(x_NTHWC, norm)).detach().to(accumulate_dtype(x_NTHWC))
     mean = x.mean(POSITIONS)
     return mean, (x - mean[:, None, None, None]).square().sum(POSITIONS)
 
@@ -128,6 +130,7 @@ def tap_gemm(
     *,
     norm: Norm | None = None,
     bias_C: Tensor | None = None,
+    bias_NC: Tensor | None = None,
     residual_NTHWC: Tensor | None = None,
     add_input: bool = False,
     relu: bool = False,
@@ -143,6 +146,8 @@ def tap_gemm(
     with torch.autocast(x.device.type, enabled=False):
         moved = z.to(acc).permute(0, 4, 1, 2, 3)
         y = F.conv3d(moved, kernel_OITHW, bias_C, (1, stride, stride), padding).permute(0, 2, 3, 4, 1)
+    if bias_NC is not None:
+        y = y + bias_NC[:, None, None, None]
     if add_input or residual is not None:
         y = y + (x if residual is None else residual).to(acc)
     y = (y.relu() if relu else y).to(x.dtype).contiguous()
@@ -161,6 +166,29 @@ def tap_gemm_fork(
     """`tap_gemm` and x itself, for the branch that shares x with the convolution."""
     x, w, _ = conv_operands(x_NTHWC, weight_KIO, None)
     return (*tap_gemm(x, w, bias_C=bias_C, relu=relu, stats=stats, stride=stride), x)
+
+
+def conv_gc_add_relu(
+    x_NTHWC: Tensor,
+    weight_KIO: Tensor,
+    identity_NTHWC: Tensor,
+    *,
+    bias_C: Tensor,
+    context: Context,
+    norm: Norm | None = None,
+    identity_bias_C: Tensor | None = None,
+) -> Tensor:
+    """``relu(z + gc(mean(z)) + identity + identity_bias)`` with z = conv([relu(bn(x))]) + bias, pooled as it is.
+
+    ``context.sample_mean``, from which the kernel has the mean of z, is not asked here.
+    """
+    x, w, identity = conv_operands(x_NTHWC, weight_KIO, identity_NTHWC)
+    acc = accumulate_dtype(x)
+    moved = (x if norm is None else bn_relu_apply(x, norm)).to(acc)
+    with torch.autocast(x.device.type, enabled=False):
+        z = moved @ w[0].to(acc) + bias_C
+    y = z + context_mlp(z.mean(POSITIONS), *context[1:])[:, None, None, None] + identity.to(acc)
+    return (y if identity_bias_C is None else y + identity_bias_C).relu().to(x.dtype)
 
 
 def affine(x_NTHWC: Tensor, norm: Norm) -> Tensor:

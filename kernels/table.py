@@ -28,7 +28,8 @@ def use_fused(op: str, *, inputs: int, outputs: int, taps: int = 1, stride: int 
     The predictions behind it: passes over memory are what the kernels save, so the element-wise operators
     always pay; a GEMM pays while its convolution is bound by bytes, that is at low FLOP per byte; where it is
     bound by FLOPs cuDNN is the faster one, and at stride 2 the gradient kernel computes four times what it
-    needs. Raises ValueError for an operator that the table does not know.
+    needs; a block's end as a GEMM saves so many passes that it pays up to a thousand input channels. Raises
+    ValueError for an operator that the table does not know.
     """
     if op in ELEMENTWISE:
         return Fused(True, "prediction: saves passes over memory at every shape")
@@ -38,6 +39,10 @@ def use_fused(op: str, *, inputs: int, outputs: int, taps: int = 1, stride: int 
         return Fused(False, f"{inputs} -> {outputs} channels are no multiples of 16")
     if stride != 1:
         return Fused(False, "prediction: the stride-2 gradient kernel wastes three quarters of its products")
+    if op == BLOCK_END:
+        limit = BREAK_EVEN_INPUTS if itemsize < 4 else BREAK_EVEN_INPUTS_FP32
+        saves = "saves 7 passes over the output" if inputs <= limit else "cuDNN's products save more than 7 passes"
+        return Fused(inputs <= limit, f"prediction: {saves}")
     flop_per_byte = 2 * taps * inputs * outputs / ((inputs + outputs) * itemsize)
     break_even = BREAK_EVEN_FLOP_PER_BYTE if itemsize < 4 else BREAK_EVEN_FP32
     if flop_per_byte > break_even:
@@ -46,7 +51,8 @@ def use_fused(op: str, *, inputs: int, outputs: int, taps: int = 1, stride: int 
 
 
 ELEMENTWISE = ("channel_stats", "bn_finalize", "bn_relu_apply", "bn_gc_add_relu", "bn_relu_maxpool")
-GEMMS = ("tap_gemm", "tap_gemm_fork")
+BLOCK_END = "conv_gc_add_relu"
+GEMMS = ("tap_gemm", "tap_gemm_fork", BLOCK_END)
 # An H100 has 266 FLOP per byte (798 TFLOP/s over 3.0 TB/s, its data sheet's dense bf16 and a usual copy
 # rate); a Triton GEMM with pointer loads is taken to reach two thirds of the matrix rate, cuDNN all of it. A
 # step has three products of this size, each max(bytes, FLOPs); composed, the statistics read half of a
@@ -54,6 +60,12 @@ GEMMS = ("tap_gemm", "tap_gemm_fork")
 BREAK_EVEN_FLOP_PER_BYTE = 266 * 3.5 / 4.5
 # In fp32 the kernels use no matrix units (TF32 has 10 bits): 67 TFLOP/s.
 BREAK_EVEN_FP32 = 22 * 3.5 / 4.5
+# The end of a block with fixed statistics, I inputs and O outputs a position, where FLOPs bound it. As a GEMM each of
+# the three products takes half as long again, by 2 * I * O / 266 bytes / 2; composed, the output is read or written
+# four times more forward (the means, the three passes of `bn_gc_add_relu`) and three times more backward (six, not
+# three). So they are even where 3 / 2 * 2 * I * O / 266 = 7 * O * itemsize.
+BREAK_EVEN_INPUTS = 7 * 2 * 266 / 3
+BREAK_EVEN_INPUTS_FP32 = 7 * 4 * 22 / 3
 
 
 class Rows(NamedTuple):

@@ -2,10 +2,10 @@
 fused in.
 
 Prologue: relu(scale * x + shift) of the BN before, so that only the raw convolution output is ever stored.
-Epilogue: bias, residual, ReLU in fp32, then mean and M2 per tile of the values as stored, merged per sample
-by Chan's formula; their means serve the global context. The gradient with respect to x is the same kernel
-with reversed taps, whose epilogue applies the prologue's ReLU mask, adds the identity's gradient and sums for
-the BN's backward.
+Epilogue: bias (one for all or one per sample), residual, ReLU in fp32, then mean and M2 per tile of the values
+as stored, merged per sample by Chan's formula; their means serve the global context. The gradient with
+respect to x is the same kernel with reversed taps, whose epilogue applies the prologue's ReLU mask, adds the
+identity's gradient and sums for the BN's backward.
 """
 
 import torch
@@ -29,7 +29,7 @@ from .launch import (
 from .norm import Norm, accumulate_dtype, conv_operands, statistics_gradient
 from .rows import relu
 from .tap_wgrad import decode_tap, wgrad
-from .taps import TAPS, output_shape
+from .taps import check_convolution, output_shape
 
 
 @triton.jit
@@ -58,6 +58,7 @@ def _tap_gemm(
     DGRAD: tl.constexpr,
     PROLOGUE: tl.constexpr,
     BIAS: tl.constexpr,
+    BIAS_PER_SAMPLE: tl.constexpr,
     RESIDUAL: tl.constexpr,
     RELU: tl.constexpr,
     STATS: tl.constexpr,
@@ -71,7 +72,7 @@ def _tap_gemm(
     """x [N,T,H,W,SRC] -> y [N,T,OH,OW,DST], OL = T * OH * OW; w [TAPS,SRC,DST], or [TAPS,DST,SRC] for DGRAD.
 
     first, second [N,tiles,DST]: mean and M2 of y (STATS), or sum of y and of y * raw after the MASK
-    scale * raw + shift > 0. With MASK scale and shift are [DST], with PROLOGUE [SRC].
+    scale * raw + shift > 0. With MASK scale and shift are [DST], with PROLOGUE [SRC]. bias is [DST], or [N,DST].
     """
     blocks: tl.constexpr = DST // BN
     co = (tl.program_id(0) % blocks) * BN + tl.arange(0, BN)
@@ -85,6 +86,10 @@ def _tap_gemm(
     t = m // (OW * OH)
     base = x + n * T * H * W * SRC
     acc = tl.zeros((BM, BN), dtype=ACC)
+    if BIAS:  # the sum begins with it: added in the epilogue it would cost registers there
+        if BIAS_PER_SAMPLE:
+            bias += n * DST
+        acc += tl.load(bias + co)[None, :]
     for k in range(0, SRC, BK):
         ck = k + tl.arange(0, BK)
         if PROLOGUE:
@@ -116,8 +121,6 @@ def _tap_gemm(
                 xv = xv.to(ACC)
                 wv = wv.to(ACC)
             acc = tl.dot(xv, wv, acc, input_precision="ieee", out_dtype=ACC)
-    if BIAS:
-        acc += tl.load(bias + co)[None, :]
     o = n * OL * DST + m[:, None] * DST + co[None, :]
     if RESIDUAL:
         acc += tl.load(residual + o, mask=inside[:, None], other=0.0).to(ACC)
@@ -187,6 +190,7 @@ def _launch(
         DGRAD=dgrad,
         PROLOGUE=scale is not None and raw is None,
         BIAS=bias is not None,
+        BIAS_PER_SAMPLE=bias is not None and bias.ndim == 2,
         RESIDUAL=residual is not None,
         RELU=relu,
         STATS=stats,
@@ -243,24 +247,25 @@ def tap_dgrad(
     x: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
+    bias: Tensor | None,
     residual: Tensor | None,
     stride: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient with respect to the convolution's input, in x's shape, plus ``residual``.
+    """Gradient with respect to the convolution's input, in x's shape, plus ``bias`` [N, C] and ``residual``.
 
     With scale and shift it is masked where the prologue's ReLU was closed, and the second and third results
     are the gradients of scale and shift [C]; otherwise these are empty.
     """
     dx = torch.empty_like(x)
     raw = None if scale is None else x
-    sums = _launch(g, w, dx, stride, True, scale=scale, shift=shift, residual=residual, raw=raw)
+    sums = _launch(g, w, dx, stride, True, scale=scale, shift=shift, bias=bias, residual=residual, raw=raw)
     if raw is None:
         return dx, sums[1].flatten(), sums[0].flatten()
     return dx, sums[1].sum((0, 1)), sums[0].sum((0, 1))
 
 
 @tap_dgrad.register_fake
-def _(g, w, x, scale, shift, residual, stride):
+def _(g, w, x, scale, shift, bias, residual, stride):
     out = x.new_empty(0 if scale is None else x.shape[-1], dtype=accumulate_dtype(x))
     return torch.empty_like(x), out, torch.empty_like(out)
 
@@ -270,25 +275,22 @@ def _setup(ctx, inputs, output):
     ctx.mark_non_differentiable(output[1], output[2])
     ctx.save_for_backward(x, w, output[0] if relu else None, *norm)
     ctx.group, ctx.stride, ctx.add_input = group, stride, add_input
-    ctx.has_bias = bias is not None
+    ctx.bias_shape = None if bias is None else bias.shape
 
 
 def _backward(ctx, g, _mean_grad, _m2_grad):
-    x, w, y, scale, shift, mean, rstd, inv_count = ctx.saved_tensors
+    x, w, y, *vectors = ctx.saved_tensors
+    norm = Norm(*vectors, ctx.group) if vectors[0] is not None else None
     needs_x, needs_w, needs_bias, needs_residual, needs_scale, needs_shift = ctx.needs_input_grad[:6]
     g = masked(g, y)
     dx = dw = dbias = dscale = dshift = None
     if needs_x or needs_scale or needs_shift:
-        dx, dscale, dshift = tap_dgrad(g, w, x, scale, shift, g if ctx.add_input else None, ctx.stride)
-        if scale is None:
-            dscale = dshift = None
-        elif needs_x:
-            k1, k2 = statistics_gradient(scale, mean, rstd, inv_count, ctx.group, dscale, dshift)
-            dx = bn_input_grad(dx, None, x, scale, shift, k1, k2, False, NO_POOL)
+        residual = g if ctx.add_input else None
+        dx, dscale, dshift = input_gradient(g, w, x, norm, residual=residual, stride=ctx.stride)
     if needs_w:
-        dw = wgrad(x, g, scale, shift, w.shape[0], ctx.stride).to(w.dtype)
-    if needs_bias and ctx.has_bias:
-        dbias = bias_gradient(g)
+        dw = weight_gradient(x, g, norm, w.shape[0], ctx.stride).to(w.dtype)
+    if needs_bias and ctx.bias_shape is not None:
+        dbias = bias_gradient(g, per_sample=len(ctx.bias_shape) == 2)
     dresidual = g if needs_residual else None
     return dx if needs_x else None, dw, dbias, dresidual, dscale, dshift, *(None,) * 8
 
@@ -302,6 +304,7 @@ def tap_gemm(
     *,
     norm: Norm | None = None,
     bias_C: Tensor | None = None,
+    bias_NC: Tensor | None = None,
     residual_NTHWC: Tensor | None = None,
     add_input: bool = False,
     relu: bool = False,
@@ -314,23 +317,27 @@ def tap_gemm(
     ``weight_KIO`` comes from `pack_taps` (1 or 3 taps) or `pack_p3d_b` (11); ``stride`` is spatial, 1 or 2.
     ``norm`` is the BN before the convolution, always followed by a ReLU. ``add_input`` adds x itself, which
     with ``relu`` is P3D-C's relu(x + t(x)), summed in fp32. A folded evaluation BN is a scaled weight and a
-    ``bias_C``. Statistics are constants to autograd; everything else is differentiable. Under autocast x,
-    residual and the weight are cast to the autocast dtype, as in a convolution; norm and bias stay fp32.
-    Raises ValueError when channels are no multiple of 16, or shapes, dtypes, layouts or options do not fit.
+    ``bias_C``; ``bias_NC`` is one for each sample instead. Statistics are constants to autograd; everything
+    else is differentiable. Under autocast x, residual and the weight are cast to the autocast dtype, as in a
+    convolution; norm and bias stay fp32. Raises ValueError when channels are no multiple of 16, or shapes,
+    dtypes, layouts or options do not fit.
     """
     op = "tap_gemm"
     x, w, residual = conv_operands(x_NTHWC, weight_KIO, residual_NTHWC)
     check_activations(op, x_NTHWC=x, residual_NTHWC=residual)
     check_convolution(op, x, w, stride)
     check_norm(op, x, norm=norm)
-    check_vectors(op, x, bias_C=(bias_C, (w.shape[2],)))
+    check_vectors(op, x, bias_C=(bias_C, (w.shape[2],)), bias_NC=(bias_NC, (x.shape[0], w.shape[2])))
+    if bias_C is not None and bias_NC is not None:
+        raise ValueError(f"{op}: bias_C and bias_NC; add the one to the other")
     shape = output_shape(x, w.shape[2], stride)
     if residual is not None and tuple(residual.shape) != shape:
         raise ValueError(f"{op}: residual_NTHWC has shape {tuple(residual.shape)}, the output {shape}")
     if add_input and (norm is not None or residual is not None or tuple(x.shape) != shape):
         raise ValueError(f"{op}: add_input needs an output of x's shape {tuple(x.shape)}, no norm and no residual")
     vectors = norm if norm is not None else (None,) * 5 + ("",)
-    y, mean, m2 = _tap_gemm_op(x, w, bias_C, residual, *vectors, stride, add_input, relu, stats)
+    bias = bias_C if bias_NC is None else bias_NC
+    y, mean, m2 = _tap_gemm_op(x, w, bias, residual, *vectors, stride, add_input, relu, stats)
     return (y, mean, m2) if stats else (y, None, None)
 
 
@@ -339,23 +346,31 @@ def masked(g: Tensor, y: Tensor | None) -> Tensor:
     return g.contiguous() if y is None else torch.where(y <= 0, 0.0, g).contiguous()
 
 
-def bias_gradient(g: Tensor) -> Tensor:
-    """Gradient of a bias [C]."""
-    return g.sum((0, 1, 2, 3), dtype=accumulate_dtype(g))
+def input_gradient(
+    g: Tensor,
+    w: Tensor,
+    x: Tensor,
+    norm: Norm | None,
+    *,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    stride: int = 1,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """`tap_dgrad` carried on through the prologue's ``norm``: gradients of x, scale and shift."""
+    if norm is None:
+        return tap_dgrad(g, w, x, None, None, bias, residual, stride)[0], None, None
+    scale, shift, mean, rstd, inv_count, group = norm
+    dz, dscale, dshift = tap_dgrad(g, w, x, scale, shift, bias, residual, stride)
+    k1, k2 = statistics_gradient(scale, mean, rstd, inv_count, group, dscale, dshift)
+    return bn_input_grad(dz, None, x, scale, shift, k1, k2, False, NO_POOL), dscale, dshift
 
 
-def check_convolution(op: str, x_NTHWC: Tensor, weight_KIO: Tensor, stride: int) -> None:
-    """Raise ValueError unless the weight is [1 or 3 or 11, I, O], contiguous, of x's dtype, I and O in
-    sixteens.
-    """
-    w, channels = weight_KIO, x_NTHWC.shape[-1]
-    if w.ndim != 3 or w.shape[0] not in TAPS or w.shape[1] != channels:
-        raise ValueError(f"{op}: weight_KIO has shape {tuple(w.shape)}; it must be (1 or 3 or 11, {channels}, O)")
-    if w.shape[1] % 16 or w.shape[2] % 16:
-        raise ValueError(f"{op}: {w.shape[1]} -> {w.shape[2]} channels; both must be multiples of 16")
-    if w.dtype != x_NTHWC.dtype or w.device != x_NTHWC.device:
-        raise ValueError(f"{op}: weight_KIO is {w.dtype} on {w.device}, x {x_NTHWC.dtype} on {x_NTHWC.device}")
-    if not w.is_contiguous():
-        raise ValueError(f"{op}: weight_KIO is not contiguous")
-    if stride not in (1, 2):
-        raise ValueError(f"{op}: stride {stride}; it must be 1 or 2")
+def weight_gradient(x: Tensor, g: Tensor, norm: Norm | None, taps: int, stride: int = 1) -> Tensor:
+    """`wgrad` behind a prologue or without one."""
+    scale, shift = (None, None) if norm is None else norm[:2]
+    return wgrad(x, g, scale, shift, taps, stride)
+
+
+def bias_gradient(g: Tensor, *, per_sample: bool = False) -> Tensor:
+    """Gradient of a bias [C], or [N, C] of one per sample."""
+    return g.sum((1, 2, 3) if per_sample else (0, 1, 2, 3), dtype=accumulate_dtype(g))

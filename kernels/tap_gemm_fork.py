@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .launch import check_activations
 from .norm import conv_operands
-from .tap_gemm import bias_gradient, check_convolution, masked, tap_dgrad, tap_gemm
-from .tap_wgrad import wgrad
+from .tap_gemm import bias_gradient, input_gradient, masked, tap_gemm, weight_gradient
+from .taps import check_convolution
 
 
 class _Fork(torch.autograd.Function):
@@ -34,9 +34,9 @@ class _Fork(torch.autograd.Function):
         g, dx, dw, dbias = masked(g, y), None, None, None
         if ctx.needs_input_grad[0]:
             residual = None if g_identity is None else g_identity.contiguous()
-            dx = tap_dgrad(g, w, x, None, None, residual, ctx.stride)[0]
+            dx, _, _ = input_gradient(g, w, x, None, residual=residual, stride=ctx.stride)
         if ctx.needs_input_grad[1]:
-            dw = wgrad(x, g, None, None, w.shape[0], ctx.stride).to(w.dtype)
+            dw = weight_gradient(x, g, None, w.shape[0], ctx.stride).to(w.dtype)
         if ctx.has_bias and ctx.needs_input_grad[2]:
             dbias = bias_gradient(g)
         return dx, dw, dbias, None, None, None

@@ -65,3 +65,20 @@ def output_shape(x_NTHWC: Tensor, channels: int, stride: int) -> tuple[int, int,
     """N,T,H,W,C of a convolution's output with "same" padding."""
     n, t, h, w, _ = x_NTHWC.shape
     return n, t, (h - 1) // stride + 1, (w - 1) // stride + 1, channels
+
+
+def check_convolution(op: str, x_NTHWC: Tensor, weight_KIO: Tensor, stride: int) -> None:
+    """Raise ValueError unless the weight is [1 or 3 or 11, I, O], contiguous, of x's dtype, I and O in
+    sixteens.
+    """
+    w, channels = weight_KIO, x_NTHWC.shape[-1]
+    if w.ndim != 3 or w.shape[0] not in TAPS or w.shape[1] != channels:
+        raise ValueError(f"{op}: weight_KIO has shape {tuple(w.shape)}; it must be (1 or 3 or 11, {channels}, O)")
+    if w.shape[1] % 16 or w.shape[2] % 16:
+        raise ValueError(f"{op}: {w.shape[1]} -> {w.shape[2]} channels; both must be multiples of 16")
+    if w.dtype != x_NTHWC.dtype or w.device != x_NTHWC.device:
+        raise ValueError(f"{op}: weight_KIO is {w.dtype} on {w.device}, x {x_NTHWC.dtype} on {x_NTHWC.device}")
+    if not w.is_contiguous():
+        raise ValueError(f"{op}: weight_KIO is not contiguous")
+    if stride not in (1, 2):
+        raise ValueError(f"{op}: stride {stride}; it must be 1 or 2")

@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
-from whole_runs import assert_same_end, command, fresh, start, wait_for_epochs
+from fastplan.configs import shipped
+from whole_runs import SETTINGS, assert_same_end, command, fresh, journal_of, start, wait_for_epochs
 
 
 def children(pid: int) -> list[int]:
@@ -84,6 +86,40 @@ def test_a_budget_ends_a_search_with_a_plan_and_a_larger_one_goes_on(reference, 
     done = subprocess.run(command(run, "--resume", "--budget", "100e"), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_same_end(run, reference)
+
+
+def test_nothing_starts_from_an_edge_that_the_budget_cut_short(tmp_path):
+    """An epoch of c4 would be within what is left, but a larger budget goes on with u8 first."""
+    tiny = yaml.safe_load(shipped("state_graphs")["tiny"].read_text())
+    tiny["states"].pop("u8-low")
+    graph = tmp_path / "graph.yaml"
+    graph.write_text(yaml.safe_dump({**tiny, "edges": ["start -> u8-high", "u8-high -> c4-high"]}))
+    words = ["--state-graph", str(graph), "--device", "cpu", "--budget", f"{3 * 768 + 400}f", *SETTINGS]
+    done = subprocess.run(command(tmp_path / "run", *words), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row[:2] for row in journal_of(tmp_path / "run")["epochs"]] == [("start>u8-high", e) for e in range(4)]
+    assert "it ends in 'u8-high'" in (tmp_path / "run" / "plan.yaml").read_text()
+
+
+def test_repeats_killed_and_resumed_with_workers_end_like_those_of_one_process(tmp_path):
+    words = ["plan.max_epochs=2", "plan.attempt_epochs=2", "plan.repeats=1"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run(fresh(whole, *words), check=True, capture_output=True)
+    process = start(fresh(cut, *words))
+    wait_for_epochs(process, 3 * 3 + 4)  # three edges, the first of a repeat and the beginning of its second
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = subprocess.run(command(cut, "--resume", "--workers", "2"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_end(cut, whole)
+    epochs = {(edge, epoch): values for edge, epoch, *values in journal_of(whole)["epochs"]}
+    assert {edge for edge, _ in epochs if "~" in edge} == {
+        "start>u8-high~1",
+        "start>c4-high~1",
+        "start>c4-high~1>u8-high~1",
+    }
+    for epoch in (0, 1):
+        assert epochs["start>u8-high", epoch] != epochs["start>u8-high~1", epoch], "neither begins nor goes on alike"
 
 
 def test_two_ray_workers_end_like_one_process(reference, tmp_path):

@@ -49,11 +49,12 @@ def edits(records: list[Record], gpu: str, date: str) -> list[str]:
     lines.append(")")
     wrong = [verdict for verdict in judged if verdict.holds is False]
     lines += [f"# contradicted: {_entry(v.case)} is {'fused' if v.fused_now else 'composed'} now" for v in wrong]
-    lines += _break_even([v for v in judged if v.case.op in table.GEMMS and v.case.stride == 1], wrong)
+    gemms = [v for v in judged if v.case.op in table.GEMMS and v.case.op != table.BLOCK_END]
+    lines += _break_even([v for v in gemms if v.case.stride == 1], wrong)
     lines += [
         f"# {v.case.op}: let use_fused compose it at {v.case.shape[4]} channels"
         for v in wrong
-        if v.case.op in table.ELEMENTWISE
+        if v.case.op in (*table.ELEMENTWISE, table.BLOCK_END)
     ]
     lines += [f"# {v.case.name}: let use_fused take stride 2 at these channels" for v in wrong if v.case.stride != 1]
     return lines + _tiles(rows_of(records))

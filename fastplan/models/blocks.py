@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastplan.models.layers import BatchNorm, SpatialConv, TemporalConv
-from fastplan.ops import Fusable, Lazy, Operators
+from fastplan.ops import Fusable, Lazy, Operators, Projection
 
 Kind = Literal["A", "B", "C"]
 
@@ -63,7 +63,7 @@ class PseudoConv(nn.Module):
         return F.relu(y) if self.relu else y
 
     def fused(self, ops: Operators, x: Lazy, *, pooled: bool = False) -> Lazy:
-        """The same; a last BatchNorm is still to be applied. pooled: its mean per sample will be asked for."""
+        """The same; a last BatchNorm is still to be applied. pooled: an epilogue shall give the mean per sample."""
         if self.kind == "A":
             return ops.conv_bn(self.t, self.bn, ops.conv(self.s, x), relu=self.relu, pooled=pooled)
         if self.kind == "B":
@@ -104,8 +104,8 @@ class Bottleneck(Fusable):
     def fused(self, ops: Operators, x_NCTHW: torch.Tensor) -> torch.Tensor:
         """The same in fewer passes."""
         y, x = ops.fork_bn(self.conv1, self.bn1, ops.enter(x_NCTHW))
-        y = ops.conv_bn(self.conv3, self.bn3, self.conv2.fused(ops, y), relu=False, pooled=True)
-        return ops.end(y, _fused_identity(ops, self.downsample, x), self.context.fc1, self.context.fc2)
+        y = self.conv2.fused(ops, y, pooled=not self.bn3.training)
+        return ops.conv_end(self.conv3, self.bn3, y, x, _projection(self), self.context.fc1, self.context.fc2)
 
 
 class Basic(Fusable):
@@ -135,7 +135,7 @@ class Basic(Fusable):
         """The same in fewer passes."""
         x = ops.enter(x_NCTHW)
         y = self.conv2.fused(ops, self.conv1.fused(ops, x), pooled=True)
-        return ops.end(y, _fused_identity(ops, self.downsample, x), self.context.fc1, self.context.fc2)
+        return ops.end(y, x, _projection(self), self.context.fc1, self.context.fc2)
 
 
 def downsample(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -145,9 +145,6 @@ def downsample(inputs: int, outputs: int, stride: int) -> nn.Module:
     return nn.Sequential(SpatialConv(inputs, outputs, 1, stride=stride), BatchNorm(outputs))
 
 
-def _fused_identity(ops: Operators, projection: nn.Module, x: Lazy) -> Lazy:
-    """`downsample` of x, its BatchNorm still to be applied."""
-    if isinstance(projection, nn.Sequential):
-        conv, bn = projection
-        return ops.conv_bn(conv, bn, x, relu=False)  # type: ignore[arg-type]
-    return x
+def _projection(block: Bottleneck | Basic) -> Projection | None:
+    """The convolution and BatchNorm of a block's `downsample`, None for an identity."""
+    return tuple(block.downsample) if isinstance(block.downsample, nn.Sequential) else None  # type: ignore[return-value]

@@ -4,7 +4,7 @@
 Schedulers drive `Stepwise` themselves: see `fastplan.planner.stepwise`.
 """
 
-from fastplan.planner.arrivals import Outcome, Reached, pick
+from fastplan.planner.arrivals import Exploration, Outcome, Reached, pick
 from fastplan.planner.confidence import is_hopeless, knee_band
 from fastplan.planner.curve import (
     KneeBand,
@@ -22,7 +22,7 @@ from fastplan.planner.graph_files import graph_from_dict, load_graph
 from fastplan.planner.plans import Leg, Plan
 from fastplan.planner.search import search
 from fastplan.planner.states import START, State, StateGraph
-from fastplan.planner.stepwise import Exploration, SearchResult, SearchRules, Stepwise
+from fastplan.planner.stepwise import SearchResult, SearchRules, Stepwise
 
 __all__ = [
     "START",

@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from fastplan.planner.states import START, State
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -23,6 +25,7 @@ class Outcome:
     checkpoint: whatever names the kept weights, None where there are none.
     note: one line for a person.
     spent: training clip-frames of all epochs trained, None where nobody counted them (see `total_cost`).
+    repeat: 0 for the search's own training, n for the n-th one after it with other random numbers.
     """
 
     source: str
@@ -37,6 +40,12 @@ class Outcome:
     checkpoint: str | None
     note: str = ""
     spent: int | None = None
+    repeat: int = 0
+
+    @property
+    def name(self) -> str:
+        """The state, and which repeat: `u16`, `u16~1`."""
+        return repeat_name(self.target, self.repeat)
 
     @property
     def total_cost(self) -> int:
@@ -65,7 +74,7 @@ class Reached:
     @property
     def names(self) -> tuple[str, ...]:
         """The states along the path, this one last; no two arrivals of one search have the same names."""
-        return tuple(outcome.target for outcome in self.path)
+        return tuple(outcome.name for outcome in self.path)
 
     @property
     def cost(self) -> int:
@@ -76,6 +85,44 @@ class Reached:
     def seconds(self) -> float:
         """Training seconds of the whole path."""
         return sum(outcome.seconds for outcome in self.path)
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """One training to do: `state`, from the weights at the end of `arrival`, or from the initial ones where None.
+
+    repeat: n > 0 asks for the n-th training with other random numbers, initial weights included.
+    """
+
+    source: str
+    state: State
+    arrival: Reached | None
+    repeat: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The states from the first to this one: what tells explorations of one search apart."""
+        return (*(self.arrival.names if self.arrival else ()), repeat_name(self.state.name, self.repeat))
+
+    @property
+    def key(self) -> str:
+        """`names` as one string, `start>c8>u16`: for a journal or a file name where an edge is trained repeatedly."""
+        return ">".join((START, *self.names))
+
+
+def repeat_name(state: str, repeat: int) -> str:
+    """`u16` for a search's own training, `u16~1` for its first repeat; no state's name holds a tilde."""
+    return f"{state}~{repeat}" if repeat else state
+
+
+def is_repeat(key: str) -> bool:
+    """Whether the training of a key is a repeat."""
+    return "~" in key.rpartition(">")[2]
+
+
+def state_of_key(key: str) -> str:
+    """The state that the training of a key is in: `u16` for `start>c8~1>u16~1`."""
+    return key.rpartition(">")[2].partition("~")[0]
 
 
 def pick(arrivals: list[Reached]) -> Reached:

@@ -8,10 +8,10 @@ The rules live in `fastplan.planner.stepwise`; here they are driven one edge at 
 from collections.abc import Callable, Mapping
 
 from fastplan.planner.arrivals import Outcome, Reached
-from fastplan.planner.states import State, StateGraph
+from fastplan.planner.states import StateGraph
 from fastplan.planner.stepwise import SearchResult, SearchRules, Stepwise
 
-Measure = Callable[[str, State, Reached | None], Outcome]
+Measure = Callable[..., Outcome]
 OnSettled = Callable[[Mapping[str, Reached], set[str]], None]
 
 
@@ -25,7 +25,8 @@ def search(
     """Explore the graph edge by edge, in topological order, and trace back the best path.
 
     measure: called as measure(source, state, reached): train `state` from the weights at the end of `reached` (None
-        for `start`). An outcome that diverged is an arrival that nothing continues from.
+        for `start`). An outcome that diverged is an arrival that nothing continues from. With `rules.repeats` it is
+        called with repeat=n too, for the n-th training with other random numbers.
     on_settled: called as on_settled(reached, unsettled) after each state, with the names still to be settled; for
         deleting what no one can need any more. With a `width` above one, `reached` does not name all that is needed.
     rules: what is kept and what is left out; by default every edge is explored once and `pick` chooses.
@@ -33,7 +34,8 @@ def search(
     stepwise = Stepwise(graph, rules)
     while ready := stepwise.ask():
         exploration = ready[0]
-        outcome = measure(exploration.source, exploration.state, exploration.arrival)
+        again = {"repeat": exploration.repeat} if exploration.repeat else {}
+        outcome = measure(exploration.source, exploration.state, exploration.arrival, **again)
         for _ in stepwise.tell(exploration, outcome):
             on_settled(stepwise.reached, stepwise.unsettled)
     return stepwise.result()

@@ -6,13 +6,14 @@ serial work. The object holds no clock, no randomness and no files.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastplan.errors import UserError
-from fastplan.planner.arrivals import Outcome, Reached, pick
+from fastplan.planner.arrivals import Exploration, Outcome, Reached, pick
 from fastplan.planner.frontier import Choose, PlanFrontier, front, pareto, significantly_better
 from fastplan.planner.plans import Plan, plan_of
-from fastplan.planner.states import START, State, StateGraph
+from fastplan.planner.repeats import Repeats, deciding_state
+from fastplan.planner.states import START, StateGraph
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class SearchRules:
         noise. Edges from `start` are never left out; the others wait until all sources of their target are settled.
     first_path: states to train first, from `start` on, before anything else; a published or earlier plan.
     budget: clip-frames of training after which nothing new is asked, > 0. None: no limit.
+    repeats: in the last state that several ways lead into, the most times that those within twice that noise of the
+        best are trained again with other seeds, >= 0; their mean decides (`fastplan.planner.repeats`).
 
     Raises `UserError` for a value out of range.
     """
@@ -37,6 +40,7 @@ class SearchRules:
     skip_dominated: bool = False
     first_path: tuple[str, ...] = ()
     budget: int | None = None
+    repeats: int = 0
 
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
@@ -45,25 +49,8 @@ class SearchRules:
             raise UserError(f"z is {self.z}; it counts standard errors and is at least 0")
         if self.budget is not None and self.budget <= 0:
             raise UserError(f"budget is {self.budget}; it must be positive, or None for no limit")
-
-
-@dataclass(frozen=True)
-class Exploration:
-    """One training to do: `state`, from the weights at the end of `arrival`, or from the initial ones where None."""
-
-    source: str
-    state: State
-    arrival: Reached | None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The states from the first to this one: what tells explorations of one search apart."""
-        return (*(self.arrival.names if self.arrival else ()), self.state.name)
-
-    @property
-    def key(self) -> str:
-        """`names` as one string, `start>c8>u16`: for a journal or a file name where an edge is trained repeatedly."""
-        return ">".join((START, *self.names))
+        if self.repeats < 0:
+            raise UserError(f"repeats is {self.repeats}; it must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -103,6 +90,8 @@ class Stepwise:
         self._reached: dict[str, Reached] = {}
         self._unsettled = set(self._order)
         self._skipped: dict[str, str] = {}
+        self._deciding = deciding_state(graph)
+        self._repeats: Repeats | None = None
         for source, target in zip((START, *self._rules.first_path), self._rules.first_path, strict=False):
             if (source, target) not in graph.edges:
                 raise UserError(f"the first path goes {source} -> {target}; graph '{graph.name}' has no such edge")
@@ -120,7 +109,22 @@ class Stepwise:
     @property
     def spent(self) -> int:
         """Clip-frames trained in everything told so far."""
-        return sum(outcome.total_cost for outcome in self._told.values())
+        repeated = self._repeats.outcomes if self._repeats else ()
+        return sum(outcome.total_cost for outcome in (*self._told.values(), *repeated))
+
+    @property
+    def startable(self) -> set[Reached]:
+        """Every arrival known by now that something may still start from, or that may still be chosen."""
+        kept = {exploration.arrival for exploration in self._open() if exploration.arrival}
+        kept |= {arrival for names, arrival in self._arrivals.items() if names[-1] in self._unsettled}
+        undecided = bool(self._rules.repeats) and self._deciding in self._unsettled
+        for name, arrivals in self._fronts.items():
+            if undecided or self._unsettled & set(self._graph.successors(name)):
+                kept.update(arrivals)
+        if undecided:
+            ways = self._in_state(self._deciding)
+            kept |= {Reached(w.path[n - 1].target, w.path[:n], "") for w in ways for n in range(1, len(w.path))}
+        return kept
 
     def ask(self) -> tuple[Exploration, ...]:
         """All that can be trained now, in the order of a serial search; empty at the end or when the budget is spent.
@@ -133,7 +137,7 @@ class Stepwise:
         return self._open()
 
     def tell(self, exploration: Exploration, outcome: Outcome) -> tuple[str, ...]:
-        """Take in one outcome; returns the states it settled.
+        """Take in one outcome; returns the states it settled. A repeat that the budget cut short stays open.
 
         Raises `ValueError` where the exploration is not open (told before, or never asked) or the outcome is of
         another edge.
@@ -142,6 +146,10 @@ class Stepwise:
             raise ValueError(f"{exploration.key} is not open: it was told before, or never asked")
         if (outcome.source, outcome.target) != (exploration.source, exploration.state.name):
             raise ValueError(f"{outcome.source} -> {outcome.target} is not the outcome of {exploration.key}")
+        if exploration.repeat and self._repeats is not None:
+            if outcome.status != "budget":
+                self._repeats.tell(exploration, outcome)
+            return self._settle()
         self._told[exploration.names] = outcome
         if outcome.status != "diverged":
             before = exploration.arrival.path if exploration.arrival else ()
@@ -149,7 +157,9 @@ class Stepwise:
         return self._settle()
 
     def best_rival(self, exploration: Exploration) -> Outcome | None:
-        """The best outcome told of another way into the same state; None while there is none."""
+        """The best outcome told of another way into the same state; None while there is none, and for a repeat."""
+        if exploration.repeat:
+            return None
         rivals = [
             arrival.outcome
             for names, arrival in self._arrivals.items()
@@ -160,11 +170,13 @@ class Stepwise:
     def result(self) -> SearchResult:
         """What is known now; final once `ask` gives nothing and nothing is under way."""
         complete = not self._unsettled
-        sink = self._in_state(self._graph.sink)
+        sink = self._decided(self._graph.sink)
         final, note = None, ""
         if sink:
-            final = self._reached.get(self._graph.sink) or self._rules.choose(sink)
-            note = final.why if complete else f"{final.why}; best so far, {len(self._unsettled)} states are open"
+            final = self._reached.get(self._graph.sink) or self._choose(sink)
+            left = len(self._unsettled)
+            still = f"{left} state is open" if left == 1 else f"{left} states are open"
+            note = final.why if complete else f"{final.why}; best so far, {still}"
         elif complete:
             note = f"every path to '{self._graph.sink}' diverged: lower the learning rates"
         elif self._arrivals:
@@ -191,6 +203,8 @@ class Stepwise:
             if name in self._unsettled:
                 known = {*self._told, *(e.names for e in found)}
                 found += [e for e in self._into(name) if e.names not in known]
+                if name == self._deciding and self._repeats is not None:
+                    found += self._repeats.ask()
         return tuple(found)
 
     def _into(self, name: str) -> list[Exploration]:
@@ -238,12 +252,15 @@ class Stepwise:
                 continue
             if any(e.names not in self._told for e in self._into(name)) or self._first_path_leads_to(name):
                 continue
-            arrivals = self._in_state(name)
+            if name == self._deciding and self._rules.repeats and self._repeats is None:
+                ways = self._in_state(name)
+                self._repeats = Repeats(self._graph, ways, most=self._rules.repeats, z=self._rules.z)
+            if name == self._deciding and self._repeats is not None and self._repeats.ask():
+                continue
+            arrivals = self._decided(name)
             if arrivals:
-                self._fronts[name] = front(
-                    arrivals, width=self._rules.width, z=self._rules.z, choose=self._rules.choose
-                )
-                self._reached[name] = self._rules.choose(arrivals)
+                self._fronts[name] = front(arrivals, width=self._rules.width, z=self._rules.z, choose=self._choose)
+                self._reached[name] = self._choose(arrivals)
             self._unsettled.remove(name)
             settled.append(name)
         return tuple(settled)
@@ -251,6 +268,18 @@ class Stepwise:
     def _first_path_leads_to(self, name: str) -> bool:
         ahead = self._next_on_first_path()
         return ahead is not None and name in self._rules.first_path[len(ahead.names) - 1 :]
+
+    def _decided(self, name: str) -> list[Reached]:
+        """Arrivals in a state, with the means of those that were repeated."""
+        return self._repeats.arrivals() if name == self._deciding and self._repeats else self._in_state(name)
+
+    def _choose(self, arrivals: list[Reached]) -> Reached:
+        chosen = self._rules.choose(arrivals)
+        scores = self._repeats.accuracies(chosen.names) if chosen.state == self._deciding and self._repeats else []
+        if len(scores) < 2:
+            return chosen
+        listed = ", ".join(f"{100 * score:.1f}" for score in scores)
+        return replace(chosen, why=f"{chosen.why}; mean of {len(scores)} trainings: {listed} %")
 
     def _in_state(self, name: str) -> list[Reached]:
         """Arrivals in a state in an order that does not depend on the order of telling: by source, then by path."""

@@ -36,7 +36,7 @@ def draw_curve(journal: Journal, key: str, outcome: Outcome, on_path: bool) -> F
     if outcome.epochs:
         kept = next(r for r in records if r.epoch == outcome.epochs)
         axes.plot([kept.epoch], [100 * kept.accuracy], "o", ms=9, mfc="none", color="#0f172a", label="kept")
-    axes.set(title=f"{outcome.source} → {outcome.target}", xlabel="epoch", ylabel="validation top-1, %")
+    axes.set(title=f"{outcome.source} → {outcome.name}", xlabel="epoch", ylabel="validation top-1, %")
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, high - 5), min(max(high, low + 5), 102))  # a flat curve should look flat
     axes.title.set_fontsize(10)

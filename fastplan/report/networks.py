@@ -25,12 +25,14 @@ def costs_table(costs: Sequence[Cost], frames: Sequence[int], size: int) -> Tabl
     return table
 
 
-def kernels_table(network: str, choices: Mapping[Choice, int]) -> Table:
-    """A row per shape of convolution: what computes it on a GPU, and why."""
+def kernels_table(network: str, choices: Mapping[Choice, int], ends: tuple[int, int]) -> Table:
+    """A row per shape of convolution: what computes it on a GPU, and why. ends: `choices.ends_in_gemm`."""
     ours = sum(count for choice, count in choices.items() if choice.gemm)
     table = Table(
         title=f"{network} in 16 bits on a GPU: {ours} GEMMs of ours, {sum(choices.values()) - ours} conv2d of cuDNN",
         title_justify="left",
+        caption=f"With fixed statistics (evaluation, freeze_bn) {ends[0]} of {ends[1]} blocks end in one GEMM of ours.",
+        caption_justify="left",
     )
     for column in ("convolution", "channels", "stride", "how many", "runs as", "why"):
         table.add_column(column, justify="right" if column in ("stride", "how many") else "left")

@@ -35,13 +35,13 @@ def report_page(
 
     outcomes: by the edge's key. bad: unreadable files, why. frontier: the best plan for every budget, cheapest first.
     """
-    path = {(o.source, o.target) for o in reached.path} if reached else set()
+    path = {(o.source, o.name) for o in reached.path} if reached else set()
     found = list(outcomes.values())
     parts = ["<h1>fastplan report</h1>", f"<p>{_summary(plan, tested)}</p>"]
     if task.graph is not None:
-        parts += ["<h2>State graph</h2>", as_svg(draw_graph(task.graph, found, path))]
+        parts += ["<h2>State graph</h2>", as_svg(draw_graph(task.graph, [o for o in found if not o.repeat], path))]
     parts += ["<h2>Edges</h2>", _edge_table(found, path), "<h2>Curves</h2><div class='curves'>"]
-    parts += [as_svg(draw_curve(journal, key, o, (o.source, o.target) in path)) for key, o in outcomes.items()]
+    parts += [as_svg(draw_curve(journal, key, o, (o.source, o.name) in path)) for key, o in outcomes.items()]
     parts.append("</div>")
     if frontier:
         parts += ["<h2>The best plan for every budget</h2>", as_svg(draw_frontier(frontier, reached))]
@@ -75,9 +75,9 @@ def _summary(plan: Plan | None, tested: Evaluation | None) -> str:
 def _edge_table(outcomes: list[Outcome], path: set[tuple[str, str]]) -> str:
     rows = ["<tr><th>edge<th>top-1 %<th>±<th>kept epoch<th>trained<th>ended<th>clip-frames<th>seconds</tr>"]
     for o in outcomes:
-        mark = " class='path'" if (o.source, o.target) in path else ""
+        mark = " class='path'" if (o.source, o.name) in path else ""
         ended = "cap (not converged)" if o.status == "cap" else o.status
         cells = [percent(o.accuracy), percent(o.stderr), o.epochs, o.trained, ended, f"{o.cost:,}", f"{o.seconds:.0f}"]
-        name = html.escape(f"{o.source} → {o.target}")
+        name = html.escape(f"{o.source} → {o.name}")
         rows.append(f"<tr{mark}><td>{name}" + "".join(f"<td>{cell}" for cell in cells) + "</tr>")
     return f"<table>{''.join(rows)}</table>"

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from fastplan.config import TestConfig
-from fastplan.planner.arrivals import Outcome, Reached
+from fastplan.planner.arrivals import Outcome, Reached, is_repeat
 from fastplan.planner.curve import KneeFit, Stop
 from fastplan.planner.journal import EpochRecord
 from fastplan.planner.plans import Plan
@@ -87,13 +87,14 @@ class Terminal:
 
     def begin_edge(self, key: str, source: str, state: State, done: int, most: int) -> None:
         """Head line of an edge, and its bar: epochs of at most `most`."""
-        title = f"{source} -> {state.name}"
+        title = " -> ".join(key.split(">")[-2:])
+        again = ", again with another seed" if is_repeat(key) else ""
         task = self._progress.add_task(title, total=most, completed=done, visible=False)
         self._edges[key] = _Edge(title, task, done)
         frozen = ", BatchNorm frozen" if state.freeze_bn else ""
         self.console.print(
             f"\n[bold]{title}[/bold]  clip {state.clip}, lr {state.lr:g}, "
-            f"batch {state.batch_size} x {state.accumulate}{frozen}, at most {most} epochs"
+            f"batch {state.batch_size} x {state.accumulate}{frozen}, at most {most} epochs{again}"
         )
         if done:
             self.console.print(f"  resumed after epoch {done}, nothing lost")
@@ -168,7 +169,7 @@ def percent(fraction: float | None) -> str:
 
 def search_table(outcomes: Sequence[Outcome], final: Reached | None) -> Table:
     """Every explored edge; those on the path found are marked."""
-    path = {(o.source, o.target) for o in final.path} if final else set()
+    path = {(o.source, o.name) for o in final.path} if final else set()
     table = Table(title="Explored edges (top-1 in per cent, on validation clips)", title_justify="left")
     for column in ("edge", "top1", "±", "kept epoch", "trained", "ended", "clip-frames", "seconds", "path"):
         table.add_column(
@@ -177,7 +178,7 @@ def search_table(outcomes: Sequence[Outcome], final: Reached | None) -> Table:
     ended = {"cap": "cap, not converged", "budget": "budget, not converged", "planned": "as planned"}
     for outcome in outcomes:
         table.add_row(
-            f"{outcome.source} -> {outcome.target}",
+            f"{outcome.source} -> {outcome.name}",
             percent(outcome.accuracy),
             percent(outcome.stderr),
             str(outcome.epochs),
@@ -185,7 +186,7 @@ def search_table(outcomes: Sequence[Outcome], final: Reached | None) -> Table:
             ended.get(outcome.status, outcome.status),
             f"{outcome.cost:,}",
             f"{outcome.seconds:.0f}",
-            "*" if (outcome.source, outcome.target) in path else "",
+            "*" if (outcome.source, outcome.name) in path else "",
         )
     return table
 

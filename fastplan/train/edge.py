@@ -18,12 +18,14 @@ from fastplan.config import RunConfig
 from fastplan.data.batch import ClipLoader
 from fastplan.data.decoders import Decoder
 from fastplan.data.lost import LostClip, LostClips
+from fastplan.data.sampling import stream_rng
 from fastplan.data.splits import Splits, open_splits
 from fastplan.errors import UserError
 from fastplan.models.interface import VideoNetwork
 from fastplan.models.networks import build_network
 from fastplan.models.pretrained import Pretrained, load_pretrained
 from fastplan.ops import set_kernels
+from fastplan.planner.arrivals import repeat_name
 from fastplan.planner.journal import EpochRecord
 from fastplan.planner.plans import Plan
 from fastplan.planner.states import START, State
@@ -40,7 +42,7 @@ class EdgeTraining:
     key: the path that is trained up to here, `start>c8>u16`; names its checkpoints and its rows in the journal.
     source: the state before, or `start`. parent: name of the checkpoint to start from, None for the initial weights.
     warmup: epochs in which the learning rate rises. cosine: epochs of a cosine schedule; None for the state's constant
-    learning rate.
+    learning rate. repeat: n > 0 draws everything random anew, the initial weights too, for the n-th time.
     """
 
     key: str
@@ -49,16 +51,12 @@ class EdgeTraining:
     parent: str | None
     warmup: int = 0
     cosine: int | None = None
-
-    @property
-    def title(self) -> str:
-        """For a person; `key` also tells apart what came before."""
-        return f"{self.source} -> {self.state.name}"
+    repeat: int = 0
 
     @property
     def stream(self) -> str:
         """Names the random numbers: those of an edge do not depend on the path that led to it."""
-        return f"{self.source}->{self.state.name}"
+        return f"{self.source}->{repeat_name(self.state.name, self.repeat)}"
 
 
 def training_of_leg(plan: Plan, number: int, parent: str | None, *, root: str = START) -> EdgeTraining:
@@ -151,6 +149,7 @@ class EdgeTrainer:
             torch.set_num_threads(config.train.threads)
         network = initial_network(config, splits.train.classes)[0].to(device)
         set_kernels(network, config.kernels)
+        self._classes = splits.train.classes
         self._initial = {name: value.clone() for name, value in network.state_dict().items()}
         self._loader = ClipLoader(
             splits.train,
@@ -212,9 +211,8 @@ class EdgeTrainer:
         return EpochDone(EpochRecord(epoch, accuracy, stats.loss, stats.clip_frames, *times), stats)
 
     def _score(self, edge: EdgeTraining, epoch: int) -> Evaluation:
-        store = self._equipment.store
         self._at = None
-        self._trainer.enter(edge.state, self._weights(store.weights_name(edge.key, epoch) if epoch else edge.parent))
+        self._trainer.enter(edge.state, self._weights(edge, epoch))
         return self._trainer.validate(views=self._equipment.config.plan.score_clips)
 
     def _go_to(self, edge: EdgeTraining, epoch: int) -> None:
@@ -222,16 +220,22 @@ class EdgeTrainer:
         if self._at == (edge, epoch):
             return
         store = self._equipment.store
-        self._trainer.enter(edge.state, self._weights(store.weights_name(edge.key, epoch) if epoch else edge.parent))
+        self._trainer.enter(edge.state, self._weights(edge, epoch))
         if epoch:
             optimizer = store.load(store.optimizer_name(edge.key, epoch), self._device)
             self._trainer.load_optimizer_state(optimizer)
         self._at = (edge, epoch)
 
-    def _weights(self, name: str | None) -> dict[str, Any]:
-        if name is None:
-            return {"network": self._initial, "average": self._initial, "updates": 0}
-        return self._equipment.store.load(name, self._device)
+    def _weights(self, edge: EdgeTraining, epoch: int) -> dict[str, Any]:
+        """After an epoch of the edge; for 0 those that it starts from."""
+        store = self._equipment.store
+        name = store.weights_name(edge.key, epoch) if epoch else edge.parent
+        if name is not None:
+            return store.load(name, self._device)
+        initial = self._initial
+        if edge.repeat:
+            initial = initial_network(self._equipment.config, self._classes, repeat=edge.repeat)[0].state_dict()
+        return {"network": initial, "average": initial, "updates": 0}
 
 
 def fingerprint(splits: Splits) -> str:
@@ -239,12 +243,14 @@ def fingerprint(splits: Splits) -> str:
     return f"{splits.train.fingerprint()}-{splits.val.fingerprint()}"
 
 
-def initial_network(config: RunConfig, classes: Sequence[str]) -> tuple[VideoNetwork, Pretrained | None]:
-    """The network that every path starts from, the same for a seed wherever it is made; on the CPU.
+def initial_network(
+    config: RunConfig, classes: Sequence[str], *, repeat: int = 0
+) -> tuple[VideoNetwork, Pretrained | None]:
+    """The network that every path starts from, the same for a seed and a repeat wherever it is made; on the CPU.
 
     And what it took from `network.pretrained`, None where it is random. Raises `UserError` where the two do not fit.
     """
-    torch.manual_seed(config.seed)
+    torch.manual_seed(int(stream_rng(config.seed, "repeat", repeat).integers(2**62)) if repeat else config.seed)
     network = build_network(config.network.name, len(classes), dropout=config.network.dropout)
     if config.network.pretrained is None:
         return network, None

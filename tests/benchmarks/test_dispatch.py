@@ -60,6 +60,13 @@ def test_a_break_even_that_is_too_high_is_moved():
     assert any(line.startswith("# contradicted: tap_gemm 128 -> 512, 1 taps") for line in lines)
 
 
+def test_a_block_end_that_loses_is_named_and_moves_no_other_threshold():
+    """It has products of up to 410 FLOP per byte, which the GEMMs' threshold says nothing about."""
+    lines = dispatch.edits(measured({"*": 10.0, "block end, layer 4": 30.0}, {"*": 20.0}), "GPU", "2026-01-02")
+    assert "# conv_gc_add_relu: let use_fused compose it at 512 channels" in lines
+    assert not any("512" in line for line in lines if line.startswith("BREAK_EVEN"))
+
+
 def test_wins_above_losses_are_listed_not_separated():
     lines = dispatch.edits(measured({"*": 10.0, "conv3 after BN, layer 1": 30.0}, {"*": 20.0}), "GPU", "2026-01-02")
     assert any("no threshold separates" in line for line in lines)

@@ -6,6 +6,7 @@ projection with and without a stride, and 11 merged taps; `tiny` has basic block
 
 import copy
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -78,6 +79,26 @@ def step(network, x_NCTHW):
     named = {"head 1": heads[0].detach(), "head 2": heads[1].detach(), "loss": loss.detach()}
     named |= {f"gradient of {name}": p.grad for name, p in network.named_parameters() if p.requires_grad}
     return named | {name: value.clone() for name, value in network.named_buffers()}
+
+
+def assert_first_of_ties_wins(network, frames):
+    """`network`'s pool over time gives a window's gradient to its first maximum alone; many of these windows tie.
+
+    Frames that fill no window of four have none; where there are fewer than four they are one window.
+    """
+    x_NCTHW = torch.randint(0, 3, (2, 16, frames, 3, 5)).to(next(network.parameters()).dtype)
+    x_NCTHW = x_NCTHW.to(memory_format=torch.channels_last_3d).requires_grad_()
+    taps = min(4, frames)
+    windows = x_NCTHW.detach()[:, :, : frames // taps * taps].unflatten(2, (-1, taps)).numpy()
+    assert ((windows == windows.max(3, keepdims=True)).sum(3) > 1).mean() > 0.3
+    y_NCTHW = network._pool_time(x_NCTHW)
+    gradient = torch.randint(1, 4, y_NCTHW.shape).to(y_NCTHW.dtype)
+    y_NCTHW.backward(gradient)
+    first = windows.argmax(3)[:, :, :, None] == np.arange(taps)[:, None, None]  # of numpy's argmax it is documented
+    want = torch.zeros_like(x_NCTHW)
+    want[:, :, : frames // taps * taps] = (gradient[:, :, :, None] * torch.from_numpy(first)).flatten(2, 3)
+    assert torch.equal(y_NCTHW.detach(), torch.from_numpy(windows.max(3)))
+    assert torch.equal(x_NCTHW.grad, want)
 
 
 def assert_same(got, want, tolerance):

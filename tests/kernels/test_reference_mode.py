@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from on_off import SPECS, assert_same, clips, every_convolution_a_gemm, pair, step
+from on_off import SPECS, assert_first_of_ties_wins, assert_same, clips, every_convolution_a_gemm, pair, step
 
 from fastplan import ops
 from fastplan.config import build_config, parse_override
@@ -47,6 +47,14 @@ def test_frozen_and_evaluation(name):
     with torch.no_grad():
         for got, want in zip(on(x), off(x), strict=True):
             torch.testing.assert_close(got, want, rtol=EXACT, atol=EXACT)
+
+
+@pytest.mark.parametrize("mode", ["off", "reference"])
+@pytest.mark.parametrize("frames", [3, 4, 11])
+def test_the_first_of_ties_wins_the_pool_over_time(mode, frames):
+    network = SPECS["tiny"].build(5, 0.0)
+    ops.set_kernels(network, mode)
+    assert_first_of_ties_wins(network, frames)
 
 
 def test_averaging_and_estimated_statistics():

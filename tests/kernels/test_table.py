@@ -44,6 +44,10 @@ def test_decisions():
     assert not table.use_fused("tap_gemm", inputs=512, outputs=2048).fused  # layer 4
     assert not table.use_fused("tap_gemm", inputs=64, outputs=64, taps=11, stride=2).fused
     assert not table.use_fused("tap_gemm", inputs=3, outputs=64).fused
+    assert table.use_fused("conv_gc_add_relu", inputs=512, outputs=2048).fused  # layer 4, its statistics fixed
+    assert not table.use_fused("conv_gc_add_relu", inputs=2048, outputs=2048).fused
+    assert not table.use_fused("conv_gc_add_relu", inputs=512, outputs=2048, itemsize=4).fused
+    assert not table.use_fused("conv_gc_add_relu", inputs=24, outputs=96).fused
     with pytest.raises(ValueError, match="conv7"):
         table.use_fused("conv7", inputs=1, outputs=1)
 

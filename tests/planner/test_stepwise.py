@@ -36,8 +36,8 @@ def random_graph(rng: random.Random, *, most: int = 7) -> StateGraph:
 def path_measure(seed: int, *, diverging: float = 0.15):
     """An outcome that depends on the whole path that led to the edge, and on nothing else."""
 
-    def measure(source: str, state: State, before: Reached | None) -> Outcome:
-        rng = random.Random(f"{seed} {before.names if before else ()} {source} {state.name}")
+    def measure(source: str, state: State, before: Reached | None, repeat: int = 0) -> Outcome:
+        rng = random.Random(f"{seed} {before.names if before else ()} {source} {state.name} {repeat}")
         if rng.random() < diverging:
             return Outcome(source, state.name, "diverged", 0, 3, float("nan"), float("nan"), 0, 0.0, None, spent=5)
         epochs = rng.randint(0, 9)
@@ -79,6 +79,8 @@ RULES = [
     SearchRules(width=None, z=0.0),
     SearchRules(skip_dominated=True),
     SearchRules(width=3, z=0.5, skip_dominated=True),
+    SearchRules(z=4.0, repeats=3),
+    SearchRules(width=2, z=2.0, repeats=1),
 ]
 
 
@@ -97,7 +99,8 @@ def test_any_order_of_telling_gives_the_serial_result(seed, order, rules):
         if not under_way:
             break
         exploration = under_way.pop(order.randrange(len(under_way)))
-        stepwise.tell(exploration, measure(exploration.source, exploration.state, exploration.arrival))
+        again = {"repeat": exploration.repeat} if exploration.repeat else {}
+        stepwise.tell(exploration, measure(exploration.source, exploration.state, exploration.arrival, **again))
         told.append(exploration.names)
     assert stepwise.result() == serial
     assert serial.complete
@@ -227,7 +230,12 @@ def test_the_best_rival_is_the_best_other_way_into_the_state():
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [({"width": 0}, "width is 0"), ({"z": -1.0}, "z is -1"), ({"budget": 0}, "budget is 0")],
+    [
+        ({"width": 0}, "width is 0"),
+        ({"z": -1.0}, "z is -1"),
+        ({"budget": 0}, "budget is 0"),
+        ({"repeats": -1}, "repeats is -1"),
+    ],
 )
 def test_rules_out_of_range_are_refused(values, said):
     with pytest.raises(UserError, match=said):

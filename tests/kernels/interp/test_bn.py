@@ -5,7 +5,7 @@ import torch
 from oracle import assert_close, check, run, vectors
 
 from fastplan.kernels import fused, reference
-from fastplan.kernels.norm import Context, frozen_norm
+from fastplan.kernels.norm import Context, Norm, frozen_norm
 
 # N, T, H, W, C: H = 7, T = 1, N = 1, channels that fill no tile, positions that are no multiple of one
 SHAPES = [(2, 3, 7, 7, 64), (1, 1, 7, 5, 24), (3, 2, 9, 4, 160)]
@@ -31,6 +31,19 @@ def test_statistics(shape, dtype):
     assert_close("mean", mean, want_mean, torch.float32)
     assert_close("m2", m2, want_m2, torch.float32, factor=100)  # x - mean keeps 5 of fp32's 7 digits
     assert_close("var", want_m2 / x[0, ..., 0].numel(), x.double().var((1, 2, 3), correction=0), torch.float64)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [*CASES, ((2, 3, 20, 20, 128), torch.float32)])
+def test_statistics_behind_a_norm(shape, dtype):
+    """Of relu(bn(x)), which is not stored: as of what `bn_relu_apply` stores, rounded likewise."""
+    x, v = torch.randn(shape).to(dtype), vectors(shape[-1], "weight", "bias")
+    norm = frozen(v["weight"], v["bias"])
+    mean, m2 = fused.channel_stats(x, norm=norm)
+    want_mean, want_m2 = reference.channel_stats(fused.bn_relu_apply(x, norm).double())
+    assert_close("mean", mean, want_mean, torch.float32)
+    assert_close("m2", m2, want_m2, torch.float32)
+    want_mean, _ = reference.channel_stats(x.double(), norm=Norm(*(vector.double() for vector in norm[:4])))
+    assert_close("mean", mean, want_mean, dtype)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

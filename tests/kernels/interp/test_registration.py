@@ -41,7 +41,8 @@ def arguments():
     tail = (leaf(*x), leaf(*x), *norm(c))
     rows = torch.randn(5, c)
     return {
-        "channel_stats": (plain,),
+        "channel_stats": (plain, None, None),
+        "channel_stats, after a BN": (plain, vector, vector),
         "bn_finalize": (leaf(c), leaf(c), torch.randn(2, c), torch.rand(2, c), None, 16, 1e-5),
         "bn_relu_apply": (leaf(*x), *norm(c), True),
         "bn_reduce": (plain, None, plain, vector, vector, True, 0),
@@ -49,11 +50,14 @@ def arguments():
         "bn_input_grad": (plain, None, plain, vector, vector, vector, vector, True, 0),
         "bn_input_grad, stem pool": (g, index, plain, vector, vector, vector, vector, True, 1),
         "bn_gc_add_relu": (*tail, *context, *norm(c)),
-        "bn_gc_add_relu_reduce": (plain, plain, plain, None),
+        "bn_gc_add_relu_reduce": (plain, plain, plain, plain),
+        "bn_gc_add_relu_reduce, block end": (plain, plain, None, None),
         "bn_gc_add_relu_input_grads": (plain, plain, plain, rows, torch.randn(1, c)),
         "bn_relu_maxpool": (leaf(*x), *norm(c), True),
         "tap_gemm": (leaf(*x), leaf(1, c, c), leaf(c), leaf(*x), *norm(c), 1, False, True, True),
-        "tap_dgrad": (plain, torch.randn(1, c, c), plain, vector, vector, None, 1),
+        "tap_gemm, bias per sample": (leaf(*x), leaf(1, c, c), leaf(1, c), leaf(*x), *none, "", 1, False, True, False),
+        "tap_dgrad": (plain, torch.randn(1, c, c), plain, vector, vector, None, None, 1),
+        "tap_dgrad, bias per sample": (plain, torch.randn(1, c, c), plain, vector, vector, torch.randn(1, c), None, 1),
         "tap_wgrad": (plain, plain, vector, vector, 1, 1),
     } | {"bn_gc_add_relu, bare": (*tail, *none, *none, "")}
 
@@ -94,6 +98,9 @@ def calls():
         "bn_relu_maxpool": lambda x: fused.bn_relu_maxpool(x, vectors, window=(1, 3, 3)),
         "tap_gemm": lambda x: fused.tap_gemm(x, torch.zeros(1, 16, 16), norm=vectors),
         "tap_gemm_fork": lambda x: fused.tap_gemm_fork(x, torch.zeros(1, 16, 16)),
+        "conv_gc_add_relu": lambda x: fused.conv_gc_add_relu(
+            x, torch.zeros(1, 16, 16), x, bias_C=torch.zeros(16), context=context, norm=vectors
+        ),
     }
 
 

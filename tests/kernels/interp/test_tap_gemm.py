@@ -5,8 +5,7 @@ import torch
 from oracle import assert_close, check, run, vectors
 
 from fastplan.kernels import fused, reference
-from fastplan.kernels.norm import frozen_norm
-from fastplan.kernels.taps import fold_norm, pack_p3d_b, pack_taps
+from fastplan.kernels.taps import pack_p3d_b, pack_taps
 
 # N, T, H, W; 49 and 105 positions are no multiple of a tile, T = 1 pads both neighbours
 CASES = [((1, 1, 7, 7), 32, 64), ((2, 3, 7, 5), 48, 32)]
@@ -76,6 +75,19 @@ def test_folded_epilogue(shape, source, channels, taps, dtype):
     check(function, inputs, dtype, activations=("x", "w", "residual"))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("taps", [1, 3])
+def test_a_bias_of_each_sample(taps, dtype):
+    """Of three samples with two tiles each: every tile adds its own sample's, whose gradient is its own sample's."""
+
+    def function(k, v):
+        return k.tap_gemm(v["x"], v["w"], bias_NC=v["b"], residual_NTHWC=v["residual"], relu=True)[0]
+
+    inputs = inputs_of((3, 2, 7, 7), 16, 32, taps, "epilogue") | {"b": torch.randn(3, 32)}
+    got = check(function, inputs, dtype, activations=("x", "w", "residual"))
+    assert got["db"].shape == (3, 32)
+
+
 def test_several_tiles_in_every_direction():
     """3 tiles of rows, 2 of outputs, 2 steps of inputs, 2 splits of the weight gradient."""
     inputs = inputs_of((1, 2, 9, 9), 128, 256, 1, "norm")
@@ -138,16 +150,15 @@ def test_fork_without_one_of_its_branches():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_evaluation_block_end(dtype):
-    """conv3 with its BN folded in, plus identity, ReLU, against the unfolded order."""
-    v = inputs_of((1, 2, 7, 5), 32, 64, 1, "epilogue") | vectors(64, "mean", "var_weight", "weight", "bias")
-    norm = frozen_norm(v["mean"], v["var_weight"], v["weight"], v["bias"], eps=1e-5)
-    x, residual = v["x"].to(dtype), v["residual"].to(dtype)
-    weight, bias = fold_norm(v["w"], norm)
-    got = fused.tap_gemm(x, weight.to(dtype), bias_C=bias, residual_NTHWC=residual, relu=True)[0]
-    y = reference.tap_gemm(x.double(), v["w"].double())[0]
-    want = reference.bn_gc_add_relu(y, residual.double(), type(norm)(*(t.double() for t in norm[:4])))
-    assert_close("y", got, want, dtype)
+def test_statistics_behind_a_folded_epilogue(dtype):
+    """The means that a block's end asks for: of the stored values, ReLU included."""
+    v = inputs_of((2, 3, 7, 5), 32, 32, 3, "epilogue")
+    x, w, residual = (v[name].to(dtype) for name in ("x", "w", "residual"))
+    for options in ({"bias_C": v["b"], "residual_NTHWC": residual}, {"add_input": True}):
+        y, mean, m2 = fused.tap_gemm(x, w, relu=True, stats=True, **options)
+        want_mean, want_m2 = reference.channel_stats(y.double())
+        assert_close("mean", mean, want_mean, torch.float32)
+        assert_close("m2", m2, want_m2, torch.float32)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -224,6 +235,8 @@ def test_gradcheck(fork):
         ((1, 16, 16), {"stride": 3}, "stride 3"),
         ((1, 16, 32), {"add_input": True}, "add_input"),
         ((1, 16, 16), {"bias_C": torch.zeros(8)}, "bias_C"),
+        ((1, 16, 16), {"bias_NC": torch.zeros(2, 16)}, "bias_NC"),
+        ((1, 16, 16), {"bias_C": torch.zeros(16), "bias_NC": torch.zeros(1, 16)}, "add the one to the other"),
         ((1, 16, 16), {"residual_NTHWC": torch.zeros(1, 1, 2, 2, 16)}, "residual_NTHWC"),
     ],
 )
