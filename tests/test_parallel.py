@@ -14,7 +14,6 @@ import yaml
 from fastplan.configs import shipped
 from whole_runs import SETTINGS, assert_same_end, command, fresh, journal_of, start, wait_for_epochs
 
-
 DIED = b" died (killed by SIGKILL"  # the beginning of a note, which no end of a line cuts
 
 
