@@ -20,7 +20,20 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from fastplan.benchmarks.cost import processor, reported
 from fastplan.benchmarks.schedule_table import answer, by_name, draw, plans_list, table
 from fastplan.benchmarks.schedule_trainer import train_all
-from fastplan.benchmarks.schedules import HALVING, KNEES, LONG, LONGER, REPLAY, SEARCH, Asked, Listener, Trained
+from fastplan.benchmarks.schedules import (
+    CONSTANT_AT_PRICE,
+    CONSTANTS,
+    COSINE_AT_PRICE,
+    HALVING,
+    KNEES,
+    LONG,
+    LONGER,
+    REPLAY,
+    SEARCH,
+    Asked,
+    Listener,
+    Trained,
+)
 from fastplan.budget import Budget
 from fastplan.data.batch import default_threads
 from fastplan.data.splits import open_splits
@@ -36,13 +49,16 @@ from fastplan.train.edge import initial_network
 from fastplan.train.precision import choose_device, choose_precision
 
 RESULTS = Path(__file__).parent / "results"
-QUICK = ("plan.max_epochs=5", "plan.attempt_epochs=2", "plan.replay_attempt_epochs=1")
+QUICK = ("plan.max_epochs=3", "plan.attempt_epochs=1", "plan.replay_attempt_epochs=1", "data.clips_per_epoch=160")
+QUICK_BUDGET, BUDGET = "7e", "20e"  # seven epochs are the fewest that halve four rates
 SEARCH_GUESS = 4  # budgets that a search may take, for the time left
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this bench."""
-    parser.add_argument("--quick", action="store_true", help="one seed, 4 epochs: what it looks like, not what is true")
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed, 7 short epochs: what it looks like, not what is true"
+    )
     parser.add_argument("--seeds", type=int, metavar="N", help="trainings of every schedule (3)")
     parser.add_argument(
         "--budget", metavar="20e|3e6f", help="of every schedule: epochs of the target, or clip-frames (20e)"
@@ -70,7 +86,7 @@ def _run(given: argparse.Namespace, words: Sequence[str]) -> None:
         raise UserError(f"--seeds is {given.seeds}; it must be at least 1")
     overrides = (*(QUICK if given.quick else ()), *given.overrides)
     request = Request(state_graph=given.state_graph, data=given.data, val=given.val, overrides=overrides)
-    asked, videos = _resolve(request, seeds, given.budget or ("4e" if given.quick else "20e"))
+    asked, videos = _resolve(request, seeds, given.budget or (QUICK_BUDGET if given.quick else BUDGET))
     facts = _facts(asked)
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     work = given.work or user_cache_path("fastplan") / "bench" / f"schedules-{digest}"
@@ -159,8 +175,9 @@ Machine: {processor()}{gpus}; Python {facts["python"]}, {versions}; threads of P
 
 Graph '{asked.task.graph.name}'; {videos} test videos, {asked.task.config.test.clips} clips each; {asked.seeds} seeds,
 which vary initial weights, order, augmentation and dropout; the videos are the same. Budget of a schedule:
-{asked.spend.clip_frames:,} training clip-frames, in whole epochs of {asked.spend.epoch_clips} clips. The target is
-{target.clip} at lr {target.lr:g}, batch {target.effective_batch}. Validation decides; the test is looked at once.
+{asked.spend.clip_frames:,} training clip-frames, in whole epochs of {asked.spend.epoch_clips} clips; two plain
+schedules get what the search of the same seed took, everything that it tried included. The target is {target.clip} at
+lr {target.lr:g}, batch {target.effective_batch}. Validation decides; the test is looked at once.
 
 Top-1 in per cent, mean ± standard deviation over seeds. Averaged weights: a moving average, BatchNorm estimated anew;
 not averaged: the weights themselves, BatchNorm estimated in the same way; as left: with the running statistics of
@@ -176,11 +193,13 @@ class _Bar(Listener):
 
     def __init__(self, asked: Asked) -> None:
         budget = asked.spend.clip_frames
-        self._expected = {SEARCH: SEARCH_GUESS * budget, KNEES: 2 * budget, LONG: (LONGER - 1) * budget}
-        names = [*asked.schedules, HALVING, REPLAY, *self._expected]
+        self._expected = {SEARCH: SEARCH_GUESS * budget, KNEES: 2 * budget, COSINE_AT_PRICE: SEARCH_GUESS * budget}
+        self._expected |= {LONG: (LONGER - 1) * budget, CONSTANT_AT_PRICE: (SEARCH_GUESS - LONGER) * budget}
+        names = [*asked.schedules, *([] if HALVING in asked.left_out else [HALVING]), REPLAY, *self._expected]
         self._expected = {name: self._expected.get(name, budget) for name in names}
         self._finished = 0.0  # clip-frames of finished trainings, and of those that are still to come or under way
         self._open = float(asked.seeds * sum(self._expected.values()))
+        self._constant: dict[int, int] = {}
         self._here = self._under_way = 0
         self._count, self._all = 0, asked.seeds * len(names)
         self._begun, self._now = time.monotonic(), "opening the data"
@@ -218,7 +237,10 @@ class _Bar(Listener):
         self._count += 1
         self._under_way = 0
         self._open -= self._expected[trained.name]
-        self._finished += self._expected[trained.name] if trained.name == LONG else trained.clip_frames
+        self._finished += trained.clip_frames
+        if trained.name in CONSTANTS:  # each goes on where the one before it ended
+            self._finished -= self._constant.get(trained.seed, 0)
+            self._constant[trained.seed] = trained.clip_frames
         self._console.print(
             f"[{self._count}/{self._all}] seed {trained.seed}, {trained.name}: {100 * trained.averaged:.1f} %, "
             f"{trained.clip_frames:,} clip-frames, {trained.cpu_s:.0f} CPU s{self._left()}",

@@ -7,9 +7,22 @@ from statistics import mean, stdev
 
 from matplotlib.figure import Figure
 
-from fastplan.benchmarks.schedules import CONSTANT, HALVING, KNEES, LONG, REPLAY, SEARCH, Trained
+from fastplan.benchmarks.schedules import (
+    CONSTANT,
+    CONSTANT_AT_PRICE,
+    CONSTANTS,
+    COSINE_AT_PRICE,
+    HALVING,
+    KNEES,
+    LONG,
+    REPLAY,
+    SEARCH,
+    Trained,
+)
 
-_OWN_PRICE = (LONG, KNEES, SEARCH)  # what costs something else than the budget
+_AT_PRICE = (CONSTANT_AT_PRICE, COSINE_AT_PRICE)
+_OWN_PRICE = (LONG, KNEES, *_AT_PRICE, SEARCH)  # what costs something else than the budget
+_KIN = {LONG: CONSTANT, CONSTANT_AT_PRICE: CONSTANT, COSINE_AT_PRICE: "cosine"}  # drawn in the other's colour
 _PLANNER = {SEARCH: "#c2410c", REPLAY: "#ea580c", KNEES: "#a16207"}
 _OTHERS = ("#0f766e", "#2563eb", "#be185d", "#475569", "#65a30d", "#0891b2", "#9f1239")
 
@@ -77,6 +90,12 @@ def answer(rows: Rows, *, budget: int, videos: int) -> list[str]:
     says = []
     if SEARCH in rows:
         price = mean(one.clip_frames for one in rows[SEARCH])
+        for name in (name for name in _AT_PRICE if name in rows):
+            gap, error = difference(rows[SEARCH], rows[name])
+            says.append(
+                f"A search beside one training of the same price ({name}, {price / budget:.1f} budgets): "
+                f"{_signed(gap, error)} points: " + _verdict(gap, error, videos, "it pays", "it does not pay", "equal")
+            )
         within = [name for name in plain if _price(rows[name]) <= price * 1.02]
         best = max(within, key=lambda name: mean(one.averaged for one in rows[name]), default=None)
         if best is not None:
@@ -109,14 +128,14 @@ def draw(rows: Rows, budget: int) -> Figure:
     """Top-1 against clip-frames: validation curves of what trains one network, and the test at the end of each."""
     figure = Figure(figsize=(9.0, 5.2), layout="constrained")
     axes = figure.subplots()
-    others = dict(zip((name for name in rows if name not in (*_PLANNER, LONG)), cycle(_OTHERS), strict=False))
+    others = dict(zip((name for name in rows if name not in (*_PLANNER, *_KIN)), cycle(_OTHERS), strict=False))
+    longest = max((name for name in CONSTANTS if name in rows), key=lambda name: _price(rows[name]), default=None)
     for name, found in rows.items():
-        colour = _PLANNER.get(name) or others.get(CONSTANT if name == LONG else name)
+        colour = _PLANNER.get(name) or others.get(_KIN.get(name, name))
         curves = [one.curve for one in found]
-        begins_another = name == CONSTANT and LONG in rows
-        if curves[0] and len({len(curve) for curve in curves}) == 1 and not begins_another:
-            x = [mean(point[0] for point in points) / 1e6 for points in zip(*curves, strict=True)]
-            y = [100 * mean(point[1] or 0.0 for point in points) for points in zip(*curves, strict=True)]
+        if name == longest or name not in CONSTANTS:
+            x = [mean(point[0] for point in points) / 1e6 for points in zip(*curves, strict=False)]
+            y = [100 * mean(point[1] or 0.0 for point in points) for points in zip(*curves, strict=False)]
             axes.plot(x, y, "-", lw=1, alpha=0.6, color=colour)
         tested = [100 * one.averaged for one in found]
         at = _price(found) / 1e6
@@ -129,7 +148,7 @@ def draw(rows: Rows, budget: int) -> Figure:
         xlabel="million training clip-frames, everything that was tried included", ylabel="top-1, %", ylim=(0, 102)
     )
     axes.set_title(
-        "Averaged weights. Lines: validation, mean over seeds; marks: test, with the lowest and the highest seed",
+        "Averaged weights. Lines: validation, mean over seeds as far as all went; marks: test, lowest to highest seed",
         fontsize=9,
     )
     axes.legend(fontsize=8, loc="lower right")

@@ -15,9 +15,9 @@ from typing import Any
 from fastplan.benchmarks.cost import cpu_s
 from fastplan.benchmarks.schedules import (
     CONSTANT,
+    COSINE_AT_PRICE,
     HALVING,
     KNEES,
-    LONG,
     RATES,
     REPLAY,
     SEARCH,
@@ -65,6 +65,7 @@ def train_all(asked: Asked, folder: Path, listener: Listener) -> list[Trained]:
     folder: of this bench alone; what it holds already is not trained again.
     """
     plans: dict[int, Plan | None] = {}
+    prices: dict[int, int] = {}
     found: list[Trained] = []
 
     def finish(trained: Trained) -> None:
@@ -76,14 +77,19 @@ def train_all(asked: Asked, folder: Path, listener: Listener) -> list[Trained]:
         for needed in sorted({seed, source} - set(plans)):
             with _Seed(asked, needed, folder / f"seed{needed}", listener) as bench:
                 trained, plans[needed] = bench.search()
+                prices[needed] = trained.clip_frames
                 finish(trained)
         with _Seed(asked, seed, folder / f"seed{seed}", listener) as bench:
+            for name, plan in asked.constants(prices[seed]).items():
+                finish(bench.train(name, plan, files=CONSTANT))
             for name, plan in asked.schedules.items():
-                finish(bench.train(name, plan))
+                if name != CONSTANT:
+                    finish(bench.train(name, plan))
+            finish(bench.train(COSINE_AT_PRICE, asked.cosine(prices[seed])))
             if (plan := plans[source]) is not None:
                 finish(bench.train(REPLAY, rescaled(plan, asked.spend), files=f"replay of seed {source}"))
-            finish(bench.train(LONG, asked.longer, files=CONSTANT))
-            finish(bench.halve())
+            if HALVING not in asked.left_out:
+                finish(bench.halve())
             finish(bench.knees())
     return found
 
@@ -122,7 +128,7 @@ class _Seed:
             weights = self._store.load(parent, self._device) if parent else None
             return self._trained(name, root, weights, words(plan), drawn=True)
 
-        return self._once(name if files is None else f"{name}, {files}", name, work)
+        return self._once(name if files in (None, name) else f"{name}, {files}", name, work)
 
     def halve(self) -> Trained:
         """Successive halving over constant schedules, at the price of one."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from fastplan.errors import UserError
 from fastplan.launch import Request, Task
-from fastplan.planner.comparators import Spend, comparators, constant
+from fastplan.planner.comparators import Spend, comparators, constant, cosine
+from fastplan.planner.halving import rungs
 from fastplan.planner.journal import EpochRecord
 from fastplan.planner.plans import Plan
 from fastplan.planner.states import State
@@ -20,6 +21,8 @@ RATES = (4.0, 1.0, 0.25, 0.0625)  # halving's candidates, as factors on the targ
 LONGER = 2  # the constant schedule goes on to so many budgets: would waiting have done what a search does?
 CONSTANT, HALVING, KNEES = "constant", "successive halving", "knees, no search"
 LONG = f"{CONSTANT}, {LONGER} times as long"
+CONSTANT_AT_PRICE, COSINE_AT_PRICE = "constant, price of the search", "cosine, price of the search"
+CONSTANTS = (CONSTANT, LONG, CONSTANT_AT_PRICE)  # one training, tested three times
 SEARCH, REPLAY = "planned search", "its plan, replayed"
 
 
@@ -84,12 +87,30 @@ class Asked:
     @cached_property
     def left_out(self) -> dict[str, str]:
         """Schedules that cannot be made here, and why."""
-        return {name: made for name, made in self._made.items() if isinstance(made, str)}
+        found = {name: made for name, made in self._made.items() if isinstance(made, str)}
+        try:
+            rungs(len(RATES), self.halved)
+        except UserError as error:
+            found[HALVING] = str(error)
+        return found
 
     @cached_property
     def longer(self) -> Plan:
         """The constant schedule with `LONGER` budgets."""
         return constant(self.target, replace(self.spend, clip_frames=LONGER * self.spend.clip_frames))
+
+    def constants(self, price: int) -> dict[str, Plan]:
+        """The constant schedules by name, shortest first. price: clip-frames that the search of the same seed took."""
+        made = {
+            CONSTANT: self.schedules[CONSTANT],
+            LONG: self.longer,
+            CONSTANT_AT_PRICE: constant(self.target, replace(self.spend, clip_frames=price)),
+        }
+        return dict(sorted(made.items(), key=lambda item: item[1].legs[0].epochs))
+
+    def cosine(self, price: int) -> Plan:
+        """The cosine schedule at the price of a search."""
+        return cosine(self.target, replace(self.spend, clip_frames=price))
 
     @cached_property
     def halved(self) -> int:

@@ -14,11 +14,26 @@ import pytest
 
 from fastplan.benchmarks import bench_plan, bench_schedules, schedule_table
 from fastplan.benchmarks.schedule_trainer import _RunWatcher, _Seed, train_all
-from fastplan.benchmarks.schedules import HALVING, KNEES, LONG, RATES, REPLAY, SEARCH, Asked, Ledger, Listener, Trained
+from fastplan.benchmarks.schedules import (
+    CONSTANT_AT_PRICE,
+    CONSTANTS,
+    COSINE_AT_PRICE,
+    HALVING,
+    KNEES,
+    LONG,
+    RATES,
+    REPLAY,
+    SEARCH,
+    Asked,
+    Ledger,
+    Listener,
+    Trained,
+)
 from fastplan.config import DataConfig, replay_settings
 from fastplan.data.splits import cache_dir
 from fastplan.data.synthetic import make_task
 from fastplan.launch import Request, resolve
+from fastplan.planner.comparators import Spend
 from fastplan.planner.halving import rungs
 from fastplan.rundir import RunDir
 from fastplan.runner import Runner
@@ -125,7 +140,7 @@ def resumed(graph, tmp_path_factory):
     assert after[: len(rows)] == rows and len({(r["training"], r["epoch"]) for r in after}) == len(after)
     found = [json.loads(file.read_text(encoding="utf-8")) for file in (work / "seed0").glob("*.json")]
     trained = {one["name"]: Trained(**{**one, "curve": tuple(map(tuple, one["curve"]))}) for one in found}
-    killed = {SEARCH, "constant", "step"}
+    killed = {SEARCH, *CONSTANTS, "step"}
     return Resumed(asked, words, work, trained, watching, killed, out.read_text(encoding="utf-8"))
 
 
@@ -133,16 +148,24 @@ def test_every_schedule_trains_the_same_clip_frames_and_no_others(resumed):
     asked, trained, seen = resumed.asked, resumed.trained, resumed.watching.frames
     budget, epoch = asked.spend.clip_frames, 16 * 8
     assert budget == BUDGET * epoch
-    assert set(trained) == {*asked.schedules, LONG, HALVING, KNEES, SEARCH, REPLAY}
-    before = {LONG: trained["constant"].clip_frames}  # what it goes on with
+    assert set(trained) == {*asked.schedules, *CONSTANTS, COSINE_AT_PRICE, HALVING, KNEES, SEARCH, REPLAY}
     for name, one in trained.items():
         assert not one.diverged and 0 < one.cpu_s < 60, name
         if name not in resumed.killed:
-            assert seen[name] == one.clip_frames - before.get(name, 0), name
+            assert seen[name] == one.clip_frames, name
     for name in (*asked.schedules, REPLAY):
         assert abs(trained[name].clip_frames - budget) <= epoch / 2, name
     assert trained[LONG].clip_frames == 2 * budget
-    assert trained[LONG].curve[:BUDGET] == trained["constant"].curve, "the longer one goes on with it"
+    for one, after in pairwise(sorted((trained[name] for name in CONSTANTS), key=lambda one: one.clip_frames)):
+        assert after.curve[: len(one.curve)] == one.curve, "the longer one goes on with the shorter"
+
+
+def test_two_plain_schedules_cost_what_the_search_did(resumed):
+    """Everything that it trained, the edges that it did not choose included, to half an epoch."""
+    price, epoch = resumed.trained[SEARCH].clip_frames, 16 * 8
+    assert price == epoch * 7 / 2, "c4 is half as long as u8, which three of the four edges lead into"
+    for name in (CONSTANT_AT_PRICE, COSINE_AT_PRICE):
+        assert abs(resumed.trained[name].clip_frames - price) <= epoch / 2
 
 
 def test_the_short_cycle_trains_the_sizes_that_it_says(resumed):
@@ -206,11 +229,29 @@ def test_a_replay_of_the_product_trains_the_same(resumed, tmp_path):
 def test_what_cannot_be_made_is_left_out_and_named(resumed):
     assert set(resumed.asked.left_out) == {"multigrid long", "multigrid both"}
     assert "cannot be cut to 0.25" in resumed.asked.left_out["multigrid long"]
+    short = replace(resumed.asked, spend=replace(resumed.asked.spend, clip_frames=(BUDGET - 1) * 16 * 8))
+    assert "6 epochs are too few to halve 4 candidates" in short.left_out[HALVING]
+
+
+def test_quick_leaves_out_nothing_but_the_largest_batches():
+    request = Request(state_graph="default", overrides=bench_schedules.QUICK)
+    task = resolve(request)
+    clips = task.config.data.clips_per_epoch
+    epochs = int(bench_schedules.QUICK_BUDGET.removesuffix("e"))
+    asked = Asked(request, task, 1, Spend(epochs * clips * task.target.clip.length, clips))
+    assert set(asked.left_out) == {"multigrid both"}
 
 
 def test_the_answer_counts_what_two_standard_errors_and_one_video_allow():
     def of(name, price, *tops):
         return [Trained(name, seed, price, 1, 1.0, top, top, top, (), "") for seed, top in enumerate(tops)]
+
+    def direct(search, constant):
+        rows = schedule_table.by_name([*of(CONSTANT_AT_PRICE, 290, *constant), *of(SEARCH, 300, *search)])
+        return schedule_table.answer(rows, budget=100, videos=100)[0]
+
+    assert direct((0.9, 0.92, 0.91), (0.8, 0.81, 0.83)).endswith("+9.7 ± 0.9 points: it pays")
+    assert direct((0.905, 0.905, 0.905), (0.9, 0.9, 0.9)).endswith(": equal")
 
     def says(search, constant):
         rows = schedule_table.by_name([*of("constant", 100, *constant), *of(SEARCH, 300, *search)])
