@@ -41,9 +41,9 @@ from fastplan.doctor import environment
 from fastplan.errors import UserError
 from fastplan.launch import Request, resolve
 from fastplan.planner.comparators import Spend
+from fastplan.report.console import make_console
 from fastplan.report.figures import save_figure
 from fastplan.report.plans import duration
-from fastplan.report.terminal import make_console
 from fastplan.rundir import RunDir
 from fastplan.train.edge import initial_network
 from fastplan.train.precision import choose_device, choose_precision

@@ -31,7 +31,8 @@ from fastplan.launch import Request, resolve
 from fastplan.models.networks import build_network
 from fastplan.ops import set_kernels
 from fastplan.planner.states import State
-from fastplan.report.terminal import Terminal, make_console
+from fastplan.report.console import make_console
+from fastplan.report.terminal import Terminal
 from fastplan.train.precision import Precision, choose_device, choose_precision
 
 SHORT_SIDE_PX, GOP = 256, 12

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fastplan.report.terminal import make_console
+from fastplan.report.console import make_console
 
 LIMIT_S = 90.0
 _LAST_S = 8.0  # before the limit no part runs any more

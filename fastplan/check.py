@@ -1,20 +1,20 @@
 """What is wrong with a set of videos, file by file, and what would mend it. Rows of the index in, findings out."""
 
 import csv
-import io
 import shlex
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from fastplan.data.decoders import obstacle
 from fastplan.data.export import new_file
+from fastplan.data.index import rows_of
 from fastplan.data.lists import VideoList
 from fastplan.data.probe import NO_PICTURES
 from fastplan.data.scan import NO_HEADER
@@ -88,30 +88,30 @@ class CheckedVideos:
 
     def __init__(self, listed: VideoList, rows: pa.Table, *, span: int) -> None:
         self._classes, self._rows, self._span = listed.classes, rows, span
-        self._label_F: list[int] = []
         self._repeats: dict[int, list[int]] = defaultdict(list)  # labels of all lines but the first
         self._parts_s: dict[int, list[tuple[float, float]]] = defaultdict(list)
-        numbers: dict[str, int] = {}
-        for place, label, segment in zip_longest(listed.places, listed.labels, listed.segments):
-            number = numbers.setdefault(place.absolute().path, len(numbers))
-            if number == len(self._label_F):
-                self._label_F.append(label)
-            else:
-                self._repeats[number].append(label)
+        row_N = rows_of(listed.places, rows)
+        _, first_F = np.unique(row_N, return_index=True)
+        self._label_F = np.asarray(listed.labels, np.int32)[first_F]
+        for number in np.delete(np.arange(len(row_N)), first_F):
+            self._repeats[int(row_N[number])].append(listed.labels[int(number)])
+        for row, segment in zip(row_N, listed.segments, strict=False):
             if segment is not None:
-                self._parts_s[number].append(segment)
+                self._parts_s[int(row)].append(segment)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Checked]:
-        first_with: dict[str, str] = {}
+        hashes = self._rows["sha256"].combine_chunks()
+        first_F = pc.index_in(hashes, value_set=hashes)
         for number, row in enumerate(self._dictionaries()):
             findings = [*_findings(row, self._parts_s.get(number, ()), self._span)]
-            if row["sha256"] and (other := first_with.setdefault(row["sha256"], row["path"])) != row["path"]:
+            if row["sha256"] and (first := first_F[number].as_py()) != number:
+                other = self._rows["path"][first]
                 advice = "keep one of them, or let a group column keep them on one side of every split"
                 findings.append(Finding("duplicate", f"the same content as {other}", advice))
-            label = self._classes[self._label_F[number]] if self._classes else None
+            label = self._classes[int(self._label_F[number])] if self._classes else None
             if number in self._repeats and number not in self._parts_s:
                 findings.append(self._listed_twice(number))
             yield Checked(row, label, tuple(findings))
@@ -126,7 +126,7 @@ class CheckedVideos:
             yield from batch.to_pylist()
 
     def _listed_twice(self, number: int) -> Finding:
-        labels = [self._label_F[number], *self._repeats[number]]
+        labels = [int(self._label_F[number]), *self._repeats[number]]
         named = f", as {', '.join(sorted({self._classes[label] for label in labels}))}" if self._classes else ""
         return Finding("duplicate", f"listed {len(labels)} times{named}", "keep the line that is right")
 
@@ -137,21 +137,11 @@ def write_fix_list(file: Path, listed: VideoList, bad: Collection[str]) -> int:
     A `.csv` file keeps class names, groups and segments; any other has `path label` lines. Raises `UserError` where the
     list cannot say it, or not be written.
     """
-    kept = [n for n, place in enumerate(listed.places) if place.absolute().path not in bad]
-    if any(listed.places[n].shard for n in kept):
-        raise UserError("a list cannot name members of shards; training leaves the bad ones out by itself")
-    names = [_listed_path(listed, n, file) for n in kept]
-    if file.suffix.lower() == ".csv":
-        text = _csv(listed, kept, names)
-    elif listed.segments:
+    is_table = file.suffix.lower() == ".csv"
+    if listed.segments and not is_table:
         raise UserError(f"{file.name}: only a .csv list can hold segments; give --fix-list a name that ends with .csv")
-    elif not listed.classes:
-        text = "".join(f"{name}\n" for name in names)
-    else:
-        text = "".join(f"{_quoted(name)} {listed.labels[n]}\n" for n, name in zip(kept, names, strict=True))
-    with new_file(file) as partial:
-        partial.write_text(text, encoding="utf-8")
-    return len(kept)
+    with new_file(file) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
+        return (_write_table if is_table else _write_lines)(stream, listed, bad, file.resolve().parent)
 
 
 def _findings(row: Mapping[str, Any], parts_s: Sequence[tuple[float, float]], span: int) -> Iterable[Finding]:
@@ -204,14 +194,27 @@ def _ffmpeg(row: Mapping[str, Any], how: str, before: str = "") -> str:
     )
 
 
-def _listed_path(listed: VideoList, number: int, file: Path) -> str:
-    place = listed.places[number].absolute()
-    path = Path(place.path if place.first_picture is None else Path(place.path).parent)
-    base = file.resolve().parent
-    name = str(path.relative_to(base) if path.is_relative_to(base) else path)
-    if "\n" in name or "\r" in name:
-        raise UserError(f"a list cannot hold {name!r}: rename it")
-    return name
+def _kept(listed: VideoList, bad: Collection[str], base: Path) -> Iterator[tuple[int, str]]:
+    """Number and path of every entry that stays, the path as seen from `base`."""
+    for number, place in enumerate(listed.places):
+        if place.path in bad:
+            continue
+        if place.shard:
+            raise UserError("a list cannot name members of shards; training leaves the bad ones out by itself")
+        path = Path(place.path if place.first_picture is None else Path(place.path).parent)
+        name = str(path.relative_to(base) if path.is_relative_to(base) else path)
+        if "\n" in name or "\r" in name:
+            raise UserError(f"a list cannot hold {name!r}: rename it")
+        yield number, name
+
+
+def _write_lines(stream: TextIO, listed: VideoList, bad: Collection[str], base: Path) -> int:
+    """`path label` lines, or paths alone where there are no classes; returns how many."""
+    lines = 0
+    for number, name in _kept(listed, bad, base):
+        stream.write(f"{_quoted(name)} {listed.labels[number]}\n" if listed.classes else f"{name}\n")
+        lines += 1
+    return lines
 
 
 def _quoted(name: str) -> str:
@@ -219,19 +222,18 @@ def _quoted(name: str) -> str:
     return name if plain else f'"{name}"'
 
 
-def _csv(listed: VideoList, kept: Sequence[int], names: Sequence[str]) -> str:
+def _write_table(stream: TextIO, listed: VideoList, bad: Collection[str], base: Path) -> int:
+    """A header and a row for each entry that stays; returns how many."""
     grouped = len(set(listed.groups)) < len(listed.places)
-    columns: dict[str, list[Any]] = {"path": list(names)}
-    if listed.classes:
-        columns["label"] = [listed.classes[listed.labels[n]] for n in kept]
-    if grouped:
-        columns["group"] = [listed.groups[n] for n in kept]
-    if listed.segments:
-        columns["begin_s"], columns["end_s"] = (
-            [part[side] if (part := listed.segments[n]) else "" for n in kept] for side in (0, 1)
-        )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    return text.getvalue()
+    optional = (listed.classes, "label"), (grouped, "group"), (listed.segments, "begin_s"), (listed.segments, "end_s")
+    writer = csv.DictWriter(
+        stream, ["path", *(name for there, name in optional if there)], extrasaction="ignore", lineterminator="\n"
+    )
+    writer.writeheader()
+    lines = 0
+    for number, name in _kept(listed, bad, base):
+        begin_s, end_s = (listed.segments[number] if listed.segments else None) or ("", "")
+        row = {"path": name, "group": listed.groups[number], "begin_s": begin_s, "end_s": end_s}
+        writer.writerow(row | ({"label": listed.classes[listed.labels[number]]} if listed.classes else {}))
+        lines += 1
+    return lines

@@ -277,7 +277,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from fastplan.data.lists import stray_videos
     from fastplan.data.splits import cache_dir, list_videos
     from fastplan.report.checks import print_checked, write_json
-    from fastplan.report.terminal import Terminal, make_console
+    from fastplan.report.console import Bars, make_console
 
     if arguments.span < 1:
         raise UserError(f"--span is {arguments.span}; it must be at least 1")
@@ -288,12 +288,12 @@ def _check(arguments: argparse.Namespace) -> int:
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own holds 9 MB more for 10,000 files
     data = build_config([(f"'{word}'", parse_override(word)) for word in arguments.overrides]).data
     listed = list_videos(arguments.data, data, labelled=False)
-    with Terminal(make_console(stderr=True)) as terminal:
+    with Bars(make_console(stderr=True)) as bars:
         store, rows = probe_files(
             listed.places,
             cache_dir=cache_dir(data) / "index",
             threads=data.threads or len(os.sched_getaffinity(0)),
-            on_video=terminal.progress("Probing videos", listed.files),
+            on_video=bars.progress("Probing videos", listed.files),
             limit_s=data.probe_limit_s,
             hash_content=arguments.hash,
         )
@@ -321,8 +321,8 @@ def _print_kernels(names: list[str]) -> int:
     from fastplan.errors import UserError
     from fastplan.models.choices import ends_in_gemm, kernel_choices
     from fastplan.models.networks import build_network
+    from fastplan.report.console import make_console
     from fastplan.report.networks import kernels_table
-    from fastplan.report.terminal import make_console
 
     if not names:
         raise UserError("say of which networks: fastplan networks dg_p3d_50 --kernels")
@@ -340,8 +340,8 @@ def _networks(arguments: argparse.Namespace) -> int:
     from fastplan.clips import ClipSpec
     from fastplan.models.cost import measure
     from fastplan.models.networks import NETWORKS, network_spec
+    from fastplan.report.console import Bars, make_console
     from fastplan.report.networks import costs_json, costs_table
-    from fastplan.report.terminal import Terminal, make_console
 
     if arguments.kernels:
         return _print_kernels(arguments.names)
@@ -351,8 +351,8 @@ def _networks(arguments: argparse.Namespace) -> int:
     for name in names:
         network_spec(name)
     costs = []
-    with Terminal(make_console(stderr=True)) as terminal:
-        step = terminal.progress("Counting", len(names))
+    with Bars(make_console(stderr=True)) as bars:
+        step = bars.progress("Counting", len(names))
         for name in names:
             costs.append(measure(name, frames=frames, size=size, classes=400))
             step()

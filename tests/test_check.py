@@ -17,6 +17,7 @@ from fastplan.check import CheckedVideos
 from fastplan.data.decoders import decoder_of
 from fastplan.data.index import build_index, probe_files
 from fastplan.data.lists import VideoList, read_videos
+from fastplan.data.places import Places
 from fastplan.data.probe import Probed, probe_place
 from fastplan.data.storage import Place
 from fastplan.data.store import as_batch
@@ -160,7 +161,7 @@ def test_findings_of_files_made_for_them(tmp_path):
     write_grey(tmp_path / "stream.ts", grey_THW[:20], encoder="libx264")
     write_grey(tmp_path / "old.avi", grey_THW[:20], encoder="msmpeg4")
     write_grey(tmp_path / "good.mp4", grey_THW[:20], encoder="libx264")
-    places = tuple(Place(str(tmp_path / name)) for name in wanted)
+    places = Places.of(Place(str(tmp_path / name)) for name in wanted)
     _, rows = probe_files(places, cache_dir=tmp_path / "cache", threads=1)
     listed = VideoList(places, (0,) * 5, tuple(wanted), ())
     found = list(CheckedVideos(listed, rows, span=16))
@@ -169,7 +170,7 @@ def test_findings_of_files_made_for_them(tmp_path):
     (tmp_path / "text.mp4").write_text("not found")
     for name in ("no.mp4", "text.mp4"):
         place = Place(str(tmp_path / name))
-        bad = CheckedVideos(VideoList((place,), (0,), (name,), ()), as_rows([probe_place(place)]), span=16)
+        bad = CheckedVideos(VideoList(Places.of([place]), (0,), (name,), ()), as_rows([probe_place(place)]), span=16)
         ((finding,),) = (one.findings for one in bad)
         assert "no header that FFmpeg knows" in finding.detail and "ffmpeg" not in finding.advice
     assert "-c copy" in found[2].findings[0].advice and "-pix_fmt yuv420p" in found[3].findings[0].advice
@@ -190,7 +191,7 @@ def test_unsupported_is_what_the_loader_does_not_give_to_nvdec():
         for turned in ((0, False), (90, False), (180, True))
     ]
     rows = as_rows([Probed(f"/{n}.mp4", "", frames=20, **vars_of(form)) for n, form in enumerate(forms)])
-    places = tuple(Place(path) for path in rows["path"].to_pylist())
+    places = Places.of(Place(path) for path in rows["path"].to_pylist())
     checked = CheckedVideos(VideoList(places, (0,) * len(places), tuple(rows["path"].to_pylist()), ()), rows, span=16)
     for form, one in zip(forms, checked, strict=True):
         on_host = decoder_of(form, on_gpu=True) == "host"

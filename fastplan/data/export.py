@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fastplan.data.index import rows_of
 from fastplan.data.lists import VideoList
 from fastplan.data.packets import IDR, KEY, NONREF, PacketTable
 from fastplan.data.store import FACTS, IndexStore
@@ -49,8 +50,7 @@ def write_index(file: Path, listed: VideoList, store: IndexStore, rows: pa.Table
     behind it refers to what came before it, and whether no other frame refers to it. They are null where packets cannot
     be fed alone (see `fallback`) and for folders of pictures. Raises `UserError` where `file` cannot be written.
     """
-    row_of = {path: n for n, path in enumerate(rows["path"].to_pylist())}
-    row_N = [row_of[place.absolute().path] for place in listed.places]
+    row_N = rows_of(listed.places, rows)
     with new_file(file) as partial:
         _write(partial, listed, store, rows, row_N)
     return len(row_N)
@@ -74,11 +74,11 @@ def new_file(file: Path) -> Iterator[Path]:
         raise UserError(f"{file} cannot be written ({error.strerror or error}): name another file") from None
 
 
-def _write(file: Path, listed: VideoList, store: IndexStore, rows: pa.Table, row_N: Sequence[int]) -> None:
+def _write(file: Path, listed: VideoList, store: IndexStore, rows: pa.Table, row_N: npt.NDArray[np.int64]) -> None:
     with pq.ParquetWriter(file, SCHEMA, compression="zstd", use_dictionary=_FACTS.names + _LISTED.names) as writer:
         for begin in range(0, len(row_N), _GROUP_ROWS):
             chosen = slice(begin, begin + _GROUP_ROWS)
-            facts = rows.take(pa.array(row_N[chosen], pa.int64()))
+            facts = rows.take(pa.array(row_N[chosen]))
             columns = {name: facts[name] for name in _FACTS.names}
             columns |= _listed_columns(listed, chosen) | _packet_columns(store, facts)
             writer.write_table(pa.table({name: columns[name] for name in SCHEMA.names}, SCHEMA))

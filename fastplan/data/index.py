@@ -18,9 +18,11 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fastplan.data.lists import VideoList
 from fastplan.data.pictures import is_pattern
+from fastplan.data.places import Names, Places
 from fastplan.data.probe import SHARED, probe, video_of
 from fastplan.data.probing import probe_all, too_slow
 from fastplan.data.storage import Place
@@ -44,7 +46,7 @@ class VideoIndex:
 
     videos: Sequence[VideoInfo]
     labels_N: npt.NDArray[np.int64]
-    groups: tuple[str, ...]
+    groups: Sequence[str]
     classes: tuple[str, ...]
     bad: tuple[BadVideo, ...] = ()
 
@@ -78,7 +80,7 @@ class VideoIndex:
         return VideoIndex(
             videos.take(chosen) if isinstance(videos, _StoredVideos) else tuple(videos[i] for i in chosen),
             self.labels_N[chosen],
-            tuple(self.groups[i] for i in chosen),
+            Names(self.groups[int(i)] for i in chosen),
             self.classes,
         )
 
@@ -111,32 +113,33 @@ def build_index(
     of a class.
     """
     store, rows = probe_files(listed.places, cache_dir=cache_dir, threads=threads, on_video=on_video, limit_s=limit_s)
-    paths, reasons = rows["path"].to_pylist(), rows["bad"].to_pylist()
-    row_of = {path: n for n, path in enumerate(paths)}
-    bad = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
-    good: list[int] = []
-    chosen: list[tuple[int, int, int]] = []
-    for number, place in enumerate(listed.places):
-        row = row_of[place.absolute().path]
-        if reasons[row]:
+    bad_rows = rows.filter(pc.not_equal(rows["bad"], ""))
+    bad = dict(zip(bad_rows["path"].to_pylist(), bad_rows["bad"].to_pylist(), strict=True))
+    row_N = rows_of(listed.places, rows)
+    part_N3 = np.stack([row_N, *(rows[name].to_numpy()[row_N] for name in ("first", "frames"))], axis=1)
+    good_N = pc.equal(rows["bad"], "").to_numpy()[row_N]
+    for number in np.flatnonzero(good_N) if listed.segments else ():
+        if (segment_s := listed.segments[number]) is None:
             continue
-        part = _part(store, rows, row, listed.segments[number] if listed.segments else None)
+        row = int(row_N[number])
+        part = _part(store, rows, row, segment_s)
         if part is None:
-            begin_s, end_s = listed.segments[number] or (0.0, 0.0)
-            bad[f"{paths[row]} {begin_s:g} to {end_s:g} s"] = f"the video is {rows['duration_s'][row]} s long"
-            continue
-        good.append(number)
-        chosen.append((row, *part))
-    labels_N = np.array([listed.labels[i] for i in good], np.int64)
+            named = "{} {:g} to {:g} s".format(rows["path"][row], *segment_s)
+            bad[named] = f"the video is {rows['duration_s'][row]} s long"
+            good_N[number] = False
+        else:
+            part_N3[number, 1:] = part
+    good = np.flatnonzero(good_N)
+    labels_N = np.asarray(listed.labels, np.int64)[good]
     present = set(labels_N.tolist())
     for label, name in enumerate(listed.classes):
         if label not in present:
             first = "; the first: {}: {}".format(*next(iter(bad.items()))) if bad else ""
             raise UserError(f"class '{name}' has no video that decodes{first}")
     return VideoIndex(
-        _StoredVideos(store, rows, np.array(chosen, np.int64).reshape(-1, 3)),
+        _StoredVideos(store, rows, part_N3[good]),
         labels_N,
-        tuple(listed.groups[i] for i in good),
+        Names(listed.groups[int(i)] for i in good),
         listed.classes,
         tuple(BadVideo(path, reason) for path, reason in bad.items()),
     )
@@ -155,26 +158,37 @@ def probe_files(
 
     Only files that are new or changed are probed, bad ones included. hash_content: rows must have a SHA-256.
     """
-    wanted = {place.path: place for place in (place.absolute() for place in places)}
+    wanted = Places.of(places).distinct()
     store = IndexStore(cache_dir)
-    todo = dict(wanted)
+    current_F = np.zeros(len(wanted), bool)
     shard_stamps: dict[str, str] = {}
-    known = store.find(wanted)
+    known = store.find(wanted.paths)
+    files = enumerate(wanted)
     for path, stamp, bad, sha256 in _rows(known, ("path", "stamp", "bad", "sha256")):
-        place = wanted[path]
+        number, place = next(found for found in files if found[1].path == path)  # rows are in the order of `wanted`
         if place.shard and place.shard not in shard_stamps:
             shard_stamps[place.shard] = place.stamp()
         now = shard_stamps[place.shard] if place.shard else place.stamp()
         if stamp == now and (bad or sha256 or not hash_content) and too_slow(bad) in (None, limit_s):
-            del todo[path]
+            current_F[number] = True
             on_video()
-    if todo:
+    if not current_F.all():
+        del known
+        todo = wanted.take(np.flatnonzero(~current_F))
         with store.writer() as writer:
-            for row in probe_all(todo.values(), workers=threads, limit_s=limit_s, hash_content=hash_content):
+            for row in probe_all(todo, workers=threads, limit_s=limit_s, hash_content=hash_content):
                 writer.add(row)
                 on_video()
-        known = store.find(wanted)
+        known = store.find(wanted.paths)
     return store, known
+
+
+def rows_of(places: Places, rows: pa.Table) -> npt.NDArray[np.int64]:
+    """The row of each place; `rows` as `probe_files` gives them for these places."""
+    paths, names = places.paths, rows["path"].combine_chunks()
+    if paths.equals(names):
+        return np.arange(len(names))
+    return pc.index_in(paths, value_set=names).to_numpy().astype(np.int64)
 
 
 def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:

@@ -50,6 +50,11 @@ class PictureNames(NamedTuple):
         return os.path.exists(os.path.join(folder, self.pattern.format(self.first)))
 
 
+def is_video(name: str) -> bool:
+    """Whether a file of this name is a video."""
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES  # `Path` would keep every name in memory
+
+
 def read_lines(file: Path) -> list[str]:
     """Lines without their ends, whatever the ends are. Raises `UserError` where the file is not UTF-8 text."""
     try:
@@ -289,5 +294,5 @@ def _walk(folder: Path, depth: int, pictures: PictureNames) -> Iterator[Path]:
                 yield Path(entry.path)
             elif depth and not entry.name.startswith("."):
                 yield from _walk(Path(entry.path), depth - 1, pictures)
-        elif Path(entry.name).suffix.lower() in VIDEO_SUFFIXES:
+        elif is_video(entry.name):
             yield Path(entry.path)

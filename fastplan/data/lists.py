@@ -14,15 +14,18 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from fastplan.data.list_formats import (
-    VIDEO_SUFFIXES,
     Entry,
     ListFormat,
     PictureNames,
     detect,
+    is_video,
     read_annotation,
     read_lines,
 )
+from fastplan.data.places import Names, Places
 from fastplan.data.shards import shard_members, shard_names
 from fastplan.data.storage import Place
 from fastplan.errors import UserError
@@ -40,9 +43,9 @@ class VideoList:
     all are whole.
     """
 
-    places: tuple[Place, ...]
-    labels: tuple[int, ...]
-    groups: tuple[str, ...]
+    places: Places
+    labels: Sequence[int]
+    groups: Sequence[str]
     classes: tuple[str, ...]
     segments: tuple[tuple[float, float] | None, ...] = ()
 
@@ -54,7 +57,7 @@ class VideoList:
     @property
     def files(self) -> int:
         """How many different videos there are: parts of one count once."""
-        return len({place.path for place in self.places})
+        return pc.count_distinct(self.places.paths).as_py()
 
 
 def read_videos(
@@ -80,11 +83,12 @@ def read_videos(
     or a pattern that does not compile or does not match.
     """
     found, base = _read(str(source), format, pictures, cache_dir, labelled)
+    base = Path(os.path.abspath(base))
     if labelled and len(found.classes) < 2:
         raise UserError(f"{source} has one class, '{found.classes[0]}'; training needs at least two")
     if group_pattern is None:
         return found
-    return replace(found, groups=_groups(found.paths, base, group_pattern))
+    return replace(found, groups=_groups(found.places, base, group_pattern))
 
 
 def _read(
@@ -103,8 +107,8 @@ def _read(
         near = _nearest(path)
         hint = f"did you mean {near}?" if near else "give a folder with one sub-folder per class, or a list file"
         raise UserError(f"there is no data at {source}: {hint}")
-    if not labelled and path.suffix.lower() in VIDEO_SUFFIXES:
-        return VideoList((Place(source),), (0,), (source,), ()), path.parent
+    if not labelled and is_video(path.name):
+        return VideoList(Places.of([Place(source)]), (0,), (source,), ()), path.parent
     kind = format or detect(path)
     if kind == "paths":
         return _read_list(path, pictures), path.parent
@@ -123,9 +127,9 @@ def _from_entries(entries: Sequence[Entry], classes: Sequence[str], pictures: Pi
     number = {name: label for label, name in enumerate(classes)}
     segments = tuple(entry.segment for entry in entries)
     return VideoList(
-        tuple(pictures.place(entry.path) for entry in entries),
+        Places.of(pictures.place(entry.path) for entry in entries),
         tuple(number[entry.label] for entry in entries),
-        tuple(entry.group or str(entry.path) for entry in entries),
+        Names(entry.group or str(entry.path) for entry in entries),
         tuple(classes),
         segments if any(segments) else (),
     )
@@ -141,18 +145,21 @@ def _read_folder(root: Path, pictures: PictureNames) -> VideoList:
             f"{root} has {strays[0]}{more} beside its class folders: move videos into the folder of their class, "
             "or out of here"
         )
-    places: list[Place] = []
     labels: list[int] = []
-    for label, folder in enumerate(folders):
-        videos = list(_videos_below(folder, pictures))
-        if not videos:
-            hint = f"; pictures would be named {pictures.pattern}, from {pictures.first} (data.picture_pattern)"
-            hint = hint if any(folder.rglob("*.[jp][pn]g")) else ""
-            raise UserError(f"class '{folder.name}' in {root} has no videos: add some or remove the folder{hint}")
-        places += videos
-        labels += [label] * len(videos)
-    groups = tuple(str(Path(place.path).relative_to(root)) for place in places)
-    return VideoList(tuple(places), tuple(labels), groups, tuple(f.name for f in folders))
+
+    def videos() -> Iterator[Place]:
+        for label, folder in enumerate(folders):
+            before = len(labels)
+            for place in _videos_below(folder, pictures):
+                labels.append(label)
+                yield place
+            if len(labels) == before:
+                hint = f"; pictures would be named {pictures.pattern}, from {pictures.first} (data.picture_pattern)"
+                hint = hint if any(folder.rglob("*.[jp][pn]g")) else ""
+                raise UserError(f"class '{folder.name}' in {root} has no videos: add some or remove the folder{hint}")
+
+    places = Places.of(videos())
+    return VideoList(places, tuple(labels), _below(root, places), tuple(f.name for f in folders))
 
 
 def stray_videos(root: Path | str) -> list[str]:
@@ -160,20 +167,26 @@ def stray_videos(root: Path | str) -> list[str]:
     entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")] if os.path.isdir(root) else []
     if not any(entry.is_dir() for entry in entries):
         return []
-    return sorted(entry.name for entry in entries if Path(entry.name).suffix.lower() in VIDEO_SUFFIXES)
+    return sorted(entry.name for entry in entries if is_video(entry.name))
 
 
 def _read_files(root: Path, pictures: PictureNames) -> VideoList:
     """Everything below a folder; where all of it lies in sub-folders, those are the classes."""
-    places = tuple(_videos_below(root, pictures))
+    places = Places.of(_videos_below(root, pictures))
     if not places:
         raise UserError(f"{root} has no videos, no folders of pictures and no shards in it")
-    groups = tuple(str(Path(place.path).relative_to(root)) for place in places)
-    above = [name.split(os.sep)[0] for name in groups]
-    if any(name == first for name, first in zip(groups, above, strict=True)):
+    groups = _below(root, places)
+    if any(os.sep not in name for name in groups):
         return VideoList(places, (0,) * len(places), groups, ())
-    number = {name: label for label, name in enumerate(sorted(set(above)))}
-    return VideoList(places, tuple(number[name] for name in above), groups, tuple(number))
+    above = {name.split(os.sep)[0] for name in groups}
+    number = {name: label for label, name in enumerate(sorted(above))}
+    return VideoList(places, tuple(number[name.split(os.sep)[0]] for name in groups), groups, tuple(number))
+
+
+def _below(root: Path, places: Places) -> Names:
+    """Their paths as seen from `root`."""
+    base = os.path.join(os.path.abspath(root), "")
+    return Names(place.path.removeprefix(base) for place in places)
 
 
 def _videos_below(folder: Path, pictures: PictureNames) -> Iterator[Place]:
@@ -185,7 +198,7 @@ def _videos_below(folder: Path, pictures: PictureNames) -> Iterator[Place]:
             yield pictures.place(Path(place))
             continue
         for name in sorted(names):
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
+            if is_video(name) and not name.startswith("."):
                 yield Place(os.path.join(place, name))
 
 
@@ -193,8 +206,8 @@ def _read_shards(names: Sequence[str], cache_dir: Path | None, labelled: bool) -
     members = [member for name in names for member in shard_members(name, cache_dir=cache_dir)]
     if not members:
         raise UserError(f"{names[0]} holds no videos")
-    places = tuple(member.place for member in members)
-    groups = tuple(place.path for place in places)
+    places = Places.of(member.place for member in members)
+    groups = Names(place.path for place in places)
     bare = [member.place.path for member in members if member.label == ""]
     if bare and labelled:
         raise UserError(f"{bare[0]} has no label: a .cls or .json of the same name is wanted beside it")
@@ -222,7 +235,7 @@ def _read_list(file: Path, pictures: PictureNames) -> VideoList:
         raise UserError(f"{file} names a group for {paths[groups.index(None)].name}'s neighbours but none for it")
     classes = _numbered_classes(labels, str(file))
     named = groups if any(groups) else tuple(map(str, paths))
-    return VideoList(tuple(map(pictures.place, paths)), labels, named, classes)
+    return VideoList(Places.of(map(pictures.place, paths)), labels, Names(named), classes)
 
 
 def _numbered_classes(labels: Sequence[int], where: str) -> tuple[str, ...]:
@@ -252,13 +265,13 @@ def _read_line(line: str, where: str, base: Path) -> tuple[Path, int, str | None
     return base / with_spaces, int(words[-1]), None
 
 
-def _groups(paths: tuple[Path, ...], base: Path, pattern: str) -> tuple[str, ...]:
+def _groups(places: Places, base: Path, pattern: str) -> tuple[str, ...]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
         raise UserError(f"data.group_pattern '{pattern}' is no regular expression: {error}") from None
     groups = []
-    for path in paths:
+    for path in (Path(place.path) for place in places):
         name = str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
         match = expression.search(name)
         if match is None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 import pyarrow as pa
@@ -31,15 +31,14 @@ _FILES_PER_WORKER = 4  # with fewer, another worker costs more (0.4 s of CPU) th
 
 
 def probe_all(
-    places: Iterable[Place], *, workers: int, limit_s: float, hash_content: bool = False
+    places: Sequence[Place], *, workers: int, limit_s: float, hash_content: bool = False
 ) -> Iterator[pa.RecordBatch]:
     """A row for every place, in the order in which they are done.
 
     limit_s: seconds after which a file is given up as bad. Raises `RuntimeError` where workers do not even start.
     """
-    todo = list(places)
-    waiting = iter(todo)
-    count = max(min(workers, -(-len(todo) // _FILES_PER_WORKER)), 1)
+    waiting = iter(places)
+    count = max(min(workers, -(-len(places) // _FILES_PER_WORKER)), 1)
     with selectors.DefaultSelector() as ready:
         running: set[_Worker] = set()
 

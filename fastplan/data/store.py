@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fastplan.data.packets import Coding, PacketTable
+from fastplan.data.places import PathNumbers
 from fastplan.data.probe import Probed
 from fastplan.errors import UserError
 
@@ -39,6 +39,7 @@ _STALE_S = 24 * 3600.0
 
 _PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 FACTS = pa.schema([(name, _PLAIN[kind]) for name, kind in Probed.__annotations__.items() if kind in _PLAIN])
+_FOUND = FACTS.remove(FACTS.get_field_index("path"))
 PACKETS = pa.schema(
     [
         ("coding", pa.string()),
@@ -77,29 +78,51 @@ class IndexStore:
         self._kept: OrderedDict[tuple[str, int], PacketTable | None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def find(self, paths: Collection[str]) -> pa.Table:
-        """The newest row of each of `paths` that has one, without its lists; `file` and `row` say where they are."""
-        wanted = pa.array(paths, pa.string())
-        found: list[pa.RecordBatch] = []
-        names: list[str] | None = None
-        while names is None or not set(names) <= set(_names(self._folder)):  # again where some were merged meanwhile
-            names, found = _names(self._folder), []
-            for name in reversed(names):
+    def find(self, paths: Collection[str] | pa.StringArray) -> pa.Table:
+        """The newest row of each of `paths` that has one, without its lists; `file` and `row` say where they are.
+
+        Rows are in the order of `paths`, which are different ones.
+        """
+        wanted = paths if isinstance(paths, pa.StringArray) else pa.array(paths, pa.string())
+        damaged: set[str] = set()
+        while True:
+            names = [name for name in _names(self._folder) if name not in damaged]
+            file_W, row_W = self._locate(PathNumbers(wanted), names)
+            found: list[pa.RecordBatch] = []
+            for number in np.unique(file_W[file_W >= 0]):
                 try:
-                    if name not in self._files:
-                        self._files[name] = _File(self._folder / name)
-                    found += self._files[name].rows_of(wanted)
+                    found += [*self._files[names[number]].rows(np.sort(row_W[file_W == number]))]
                 except (OSError, pa.ArrowInvalid):
-                    self._files.pop(name, None)  # damaged, or merged away: its rows are probed again, or found again
-        schema = FACTS.append(pa.field("file", pa.string())).append(pa.field("row", pa.int64()))
-        table = pa.Table.from_batches(found, schema)
-        rows = pc.index_in(wanted, value_set=table["path"].combine_chunks()).drop_null()
-        columns = table.columns
-        del found, table
-        ordered = []
+                    damaged.add(names[number])
+            if not damaged & set(names) and set(names) <= set(_names(self._folder)):
+                break  # else again: some were merged meanwhile, or cannot be read
+        there_W = file_W >= 0
+        file_N, row_N = file_W[there_W], row_W[there_W]
+        place_N = np.argsort(np.lexsort((row_N, file_N)))  # where the row of each path is in `found`
+        columns = pa.Table.from_batches(found, _FOUND).columns
+        del found
+        ordered = [wanted if there_W.all() else wanted.filter(pa.array(there_W))]
         while columns:  # one after the other, so that nothing is in memory twice but a column
-            ordered.append(columns.pop(0).take(rows).combine_chunks())
-        return pa.Table.from_arrays(ordered, schema=schema)
+            ordered.append(columns.pop(0).take(pa.array(place_N)).combine_chunks())
+        ordered.append(pa.DictionaryArray.from_arrays(pa.array(file_N), pa.array(names, pa.string())))
+        ordered.append(pa.array(row_N))
+        return pa.table(ordered, [*FACTS.names, "file", "row"])
+
+    def _locate(self, wanted: PathNumbers, names: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Which of the files has the newest row of each path, -1 where none has, and which row it is there."""
+        file_W, row_W = np.full(len(wanted), -1, np.int32), np.zeros(len(wanted), np.int64)
+        for number in reversed(range(len(names))):
+            name = names[number]
+            try:
+                if name not in self._files:
+                    self._files[name] = _File(self._folder / name)
+                found_W = self._files[name].locate_paths(wanted)
+            except (OSError, pa.ArrowInvalid):
+                self._files.pop(name, None)  # damaged, or merged away: its rows are probed again, or found again
+                continue
+            new_W = (file_W < 0) & (found_W >= 0)
+            file_W[new_W], row_W[new_W] = number, found_W[new_W]
+        return file_W, row_W
 
     def table(self, file: str, row: int, file_bytes: int) -> PacketTable | None:
         """The packet table of a row, of a video of so many bytes; None where it has none."""
@@ -179,15 +202,25 @@ class _File:
         rows = [groups.row_group(n).num_rows for n in range(groups.num_row_groups)]
         return np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
 
-    def rows_of(self, wanted: pa.Array) -> Iterator[pa.RecordBatch]:
+    def locate_paths(self, wanted: PathNumbers) -> npt.NDArray[np.int64]:
+        """The row of each of these paths, -1 where there is none."""
+        row_W = np.full(len(wanted), -1, np.int64)
         begin = 0
         with pq.ParquetFile(self._path) as facts:
-            for batch in facts.iter_batches(use_threads=False) if _is_current(facts) else ():
-                rows = pa.array(np.arange(begin, begin + len(batch)))
+            for batch in facts.iter_batches(columns=["path"], use_threads=False) if _is_current(facts) else ():
+                number_B = wanted.of(batch["path"])
+                row_W[number_B[number_B >= 0]] = begin + np.flatnonzero(number_B >= 0)
                 begin += len(batch)
-                name = pa.array([self._path.name] * len(batch), pa.string())
-                mask = pc.is_in(batch["path"], value_set=wanted)
-                yield batch.append_column("file", name).append_column("row", rows).filter(mask)
+        return row_W
+
+    def rows(self, rows: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
+        """The facts of these rows but their paths; `rows` ascend."""
+        begin = 0
+        with pq.ParquetFile(self._path) as facts:
+            for batch in facts.iter_batches(columns=_FOUND.names, use_threads=False):
+                inside = rows[np.searchsorted(rows, begin) : np.searchsorted(rows, begin + len(batch))]
+                yield batch.take(pa.array(inside - begin))
+                begin += len(batch)
 
     def locate(self, row: int) -> tuple[int, int]:
         """The group of a row of packets, and its number there."""

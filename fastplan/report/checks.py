@@ -1,7 +1,9 @@
 """What `fastplan check` shows: to a person a table and, by kind, what was found; to a program JSON."""
 
 import json
+from bisect import bisect_right
 from collections import Counter, defaultdict
+from itertools import accumulate
 from pathlib import Path
 from typing import TextIO, get_args
 
@@ -91,23 +93,29 @@ def _summary_table(checked: CheckedVideos) -> Table:
     table = Table()
     for column in ("codec", "videos", "frames (fewest, median, most)", "sizes", "GOP (median)"):
         table.add_column(column, justify="left" if column in ("codec", "sizes") else "right")
-    frames_of: dict[str, list[int]] = defaultdict(list)
-    gops_of: dict[str, list[int]] = defaultdict(list)
+    frames_of: dict[str, Counter[int]] = defaultdict(Counter)
+    gops_of: dict[str, Counter[int]] = defaultdict(Counter)
     sizes_of: dict[str, Counter[str]] = defaultdict(Counter)
     for one in checked:
         if one.usable:
             codec = f"{one.row['codec']} {one.row['pixels']}"
-            frames_of[codec].append(one.row["frames"])
-            gops_of[codec].append(one.row["gop"])
+            frames_of[codec][one.row["frames"]] += 1
+            gops_of[codec][one.row["gop"]] += 1
             sizes_of[codec][f"{one.row['width']}x{one.row['height']}"] += 1
-    for codec, counts in sorted(frames_of.items(), key=lambda item: -len(item[1])):
-        frames, gops, sizes = sorted(counts), sorted(gops_of[codec]), sizes_of[codec].most_common()
+    for codec, frames in sorted(frames_of.items(), key=lambda item: -item[1].total()):
+        sizes = sizes_of[codec].most_common()
         others = f" and {len(sizes) - 2} more" if len(sizes) > 2 else ""
         table.add_row(
             codec,
-            str(len(frames)),
-            f"{frames[0]}, {frames[len(frames) // 2]}, {frames[-1]}",
+            str(frames.total()),
+            f"{min(frames)}, {_median(frames)}, {max(frames)}",
             ", ".join(size for size, _ in sizes[:2]) + others,
-            str(gops[len(gops) // 2]),
+            str(_median(gops_of[codec])),
         )
     return table
+
+
+def _median(counts: Counter[int]) -> int:
+    """The value in the middle, the larger of two."""
+    values = sorted(counts)
+    return values[bisect_right(list(accumulate(counts[value] for value in values)), counts.total() // 2)]

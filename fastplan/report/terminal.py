@@ -1,22 +1,12 @@
 """The terminal: first lines of a run, progress bars with the time left, a line per epoch, tables of results."""
 
 import math
-import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID
 from rich.table import Table
 
 from fastplan.config import TestConfig
@@ -25,6 +15,7 @@ from fastplan.planner.curve import KneeFit, Stop
 from fastplan.planner.journal import EpochRecord
 from fastplan.planner.plans import Plan
 from fastplan.planner.states import State
+from fastplan.report.console import Bars
 
 if TYPE_CHECKING:
     from fastplan.data.lost import LostClip
@@ -38,45 +29,13 @@ class _Edge:
     epoch: int
 
 
-class Terminal:
+class Terminal(Bars):
     """A `Watcher` that prints. Bars are drawn on a terminal only, lines everywhere."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or make_console()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
+        super().__init__(console)
         self._edges: dict[str, _Edge] = {}
         self._bad: set[str] = set()
-
-    def __enter__(self) -> "Terminal":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def progress(self, title: str, total: int) -> Callable[[], None]:
-        """A bar of `total` steps that disappears when it is full."""
-        task = self._progress.add_task(title, total=total)
-        left = total
-
-        def advance() -> None:
-            nonlocal left
-            left -= 1
-            self._progress.advance(task)
-            if left <= 0:
-                self._progress.update(task, visible=False)
-
-        return advance
 
     def lost(self, clip: "LostClip") -> None:
         """One line about a video, the first time it cannot be read."""
@@ -154,12 +113,6 @@ class Terminal:
     def note(self, text: str) -> None:
         """One line."""
         self.console.print(text, highlight=False)
-
-
-def make_console(*, stderr: bool = False) -> Console:
-    """The user's terminal; where the output goes to a file, lines of 120 characters. stderr: beside other output."""
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(width=None if stream.isatty() or "COLUMNS" in os.environ else 120, stderr=stderr)
 
 
 def percent(fraction: float | None) -> str:

@@ -19,6 +19,7 @@ from fastplan.data import probing, store
 from fastplan.data.decode import decode_clip
 from fastplan.data.index import build_index, probe, probe_files
 from fastplan.data.lists import VideoList, read_videos
+from fastplan.data.places import Places
 from fastplan.data.probe import Probed, probe_place
 from fastplan.data.storage import Place
 from fastplan.data.store import IndexStore, as_batch
@@ -40,7 +41,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def listed(*paths: Path) -> VideoList:
-    places = tuple(Place(str(path)) for path in paths)
+    places = Places.of(Place(str(path)) for path in paths)
     return VideoList(places, tuple(n % 2 for n in range(len(paths))), tuple(map(str, paths)), ("x", "y"))
 
 
