@@ -24,11 +24,9 @@ from fastplan.benchmarks.schedules import (
     CONSTANT_AT_PRICE,
     CONSTANTS,
     COSINE_AT_PRICE,
-    HALVING,
     KNEES,
     LONG,
     LONGER,
-    REPLAY,
     SEARCH,
     Asked,
     Listener,
@@ -72,6 +70,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--work", type=Path, metavar="DIR", help="folder for what is trained (default: the user's cache)"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the table, a .md; the picture is beside it, a .svg")
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="train this one alone, named as in the table; may be repeated"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings, as in configs/default.yaml")
 
 
@@ -87,6 +88,7 @@ def _run(given: argparse.Namespace, words: Sequence[str]) -> None:
     overrides = (*(QUICK if given.quick else ()), *given.overrides)
     request = Request(state_graph=given.state_graph, data=given.data, val=given.val, overrides=overrides)
     asked, videos = _resolve(request, seeds, given.budget or (QUICK_BUDGET if given.quick else BUDGET))
+    asked = replace(asked, only=tuple(given.only) if given.only else None)
     facts = _facts(asked)
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     work = given.work or user_cache_path("fastplan") / "bench" / f"schedules-{digest}"
@@ -195,7 +197,7 @@ class _Bar(Listener):
         budget = asked.spend.clip_frames
         self._expected = {SEARCH: SEARCH_GUESS * budget, KNEES: 2 * budget, COSINE_AT_PRICE: SEARCH_GUESS * budget}
         self._expected |= {LONG: (LONGER - 1) * budget, CONSTANT_AT_PRICE: (SEARCH_GUESS - LONGER) * budget}
-        names = [*asked.schedules, *([] if HALVING in asked.left_out else [HALVING]), REPLAY, *self._expected]
+        names = [name for name in asked.names if asked.wanted(name)]
         self._expected = {name: self._expected.get(name, budget) for name in names}
         self._finished = 0.0  # clip-frames of finished trainings, and of those that are still to come or under way
         self._open = float(asked.seeds * sum(self._expected.values()))
@@ -236,7 +238,7 @@ class _Bar(Listener):
         """A line."""
         self._count += 1
         self._under_way = 0
-        self._open -= self._expected[trained.name]
+        self._open -= self._expected.get(trained.name, 0)
         self._finished += trained.clip_frames
         if trained.name in CONSTANTS:  # each goes on where the one before it ended
             self._finished -= self._constant.get(trained.seed, 0)

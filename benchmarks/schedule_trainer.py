@@ -15,6 +15,8 @@ from typing import Any
 from fastplan.benchmarks.cost import cpu_s
 from fastplan.benchmarks.schedules import (
     CONSTANT,
+    CONSTANT_AT_PRICE,
+    CONSTANTS,
     COSINE_AT_PRICE,
     HALVING,
     KNEES,
@@ -74,23 +76,27 @@ def train_all(asked: Asked, folder: Path, listener: Listener) -> list[Trained]:
 
     for seed in range(asked.seeds):
         source = (seed + 1) % asked.seeds
-        for needed in sorted({seed, source} - set(plans)):
+        needs = {seed if asked.wanted(name) else None for name in (SEARCH, CONSTANT_AT_PRICE, COSINE_AT_PRICE)}
+        needs |= {source if asked.wanted(REPLAY) else None}
+        for needed in sorted(number for number in needs - set(plans) if number is not None):
             with _Seed(asked, needed, folder / f"seed{needed}", listener) as bench:
                 trained, plans[needed] = bench.search()
                 prices[needed] = trained.clip_frames
                 finish(trained)
         with _Seed(asked, seed, folder / f"seed{seed}", listener) as bench:
-            for name, plan in asked.constants(prices[seed]).items():
+            for name, plan in asked.constants(prices.get(seed)).items():
                 finish(bench.train(name, plan, files=CONSTANT))
             for name, plan in asked.schedules.items():
-                if name != CONSTANT:
+                if name not in CONSTANTS and asked.wanted(name):
                     finish(bench.train(name, plan))
-            finish(bench.train(COSINE_AT_PRICE, asked.cosine(prices[seed])))
-            if (plan := plans[source]) is not None:
+            if asked.wanted(COSINE_AT_PRICE):
+                finish(bench.train(COSINE_AT_PRICE, asked.cosine(prices[seed])))
+            if asked.wanted(REPLAY) and (plan := plans[source]) is not None:
                 finish(bench.train(REPLAY, rescaled(plan, asked.spend), files=f"replay of seed {source}"))
-            if HALVING not in asked.left_out:
+            if asked.wanted(HALVING):
                 finish(bench.halve())
-            finish(bench.knees())
+            if asked.wanted(KNEES):
+                finish(bench.knees())
     return found
 
 

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from fastplan.planner.comparators import Spend, comparators, constant, cosine
 from fastplan.planner.halving import rungs
 from fastplan.planner.journal import EpochRecord
 from fastplan.planner.plans import Plan
-from fastplan.planner.states import State
+from fastplan.planner.states import START, State
 
 RATES = (4.0, 1.0, 0.25, 0.0625)  # halving's candidates, as factors on the target's learning rate
 LONGER = 2  # the constant schedule goes on to so many budgets: would waiting have done what a search does?
@@ -54,13 +54,35 @@ class Trained:
 class Asked:
     """What is to be compared, under seeds 0, 1, ...; spend: what every schedule may cost.
 
-    request: the graph and the settings in the user's words, without a seed; task: the same, resolved.
+    request: the graph and the settings in the user's words, without a seed; task: the same, resolved. only: names of
+    what is trained, None for everything.
+
+    Raises `UserError` where `only` names nothing that can be trained here.
     """
 
     request: Request
     task: Task
     seeds: int
     spend: Spend
+    only: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.only or ():
+            if name in self.left_out:
+                raise UserError(f"{name} cannot be trained here: {self.left_out[name]}")
+            if name not in self.names:
+                raise UserError(f"no schedule is called '{name}'; there are {', '.join(self.names)}")
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Everything that can be trained here."""
+        halving = () if HALVING in self.left_out else (HALVING,)
+        hand = (name for name in self.schedules if name not in CONSTANTS)
+        return (SEARCH, *CONSTANTS, *hand, COSINE_AT_PRICE, REPLAY, *halving, KNEES)
+
+    def wanted(self, name: str) -> bool:
+        """Whether it is to be trained."""
+        return name in (self.names if self.only is None else self.only)
 
     @cached_property
     def target(self) -> State:
@@ -71,6 +93,13 @@ class Asked:
         if not states:
             raise UserError(f"no state of '{self.task.graph.name}' has the clips that it is validated in ({clip})")
         return max(states, key=lambda state: state.lr)
+
+    @cached_property
+    def starts(self) -> list[State]:
+        """States with the target's clips and a lower rate in which training may start: the rate is a question here."""
+        assert self.task.graph is not None
+        first = (self.task.graph.state(name) for name in self.task.graph.successors(START))
+        return [s for s in first if s.clip == self.target.clip and s.lr < self.target.lr]
 
     @cached_property
     def short(self) -> State | None:
@@ -94,17 +123,13 @@ class Asked:
             found[HALVING] = str(error)
         return found
 
-    @cached_property
-    def longer(self) -> Plan:
-        """The constant schedule with `LONGER` budgets."""
-        return constant(self.target, replace(self.spend, clip_frames=LONGER * self.spend.clip_frames))
-
-    def constants(self, price: int) -> dict[str, Plan]:
-        """The constant schedules by name, shortest first. price: clip-frames that the search of the same seed took."""
+    def constants(self, price: int | None) -> dict[str, Plan]:
+        """The constant schedules to train, shortest first. price: clip-frames that the search of the same seed took."""
+        frames = {CONSTANT: self.spend.clip_frames, LONG: LONGER * self.spend.clip_frames, CONSTANT_AT_PRICE: price}
         made = {
-            CONSTANT: self.schedules[CONSTANT],
-            LONG: self.longer,
-            CONSTANT_AT_PRICE: constant(self.target, replace(self.spend, clip_frames=price)),
+            name: constant(self.target, replace(self.spend, clip_frames=amount))
+            for name, amount in frames.items()
+            if self.wanted(name) and amount is not None
         }
         return dict(sorted(made.items(), key=lambda item: item[1].legs[0].epochs))
 
@@ -120,7 +145,8 @@ class Asked:
     @cached_property
     def _made(self) -> dict[str, Plan | str]:
         made: dict[str, Plan | str] = {}
-        for name, make in comparators(self.target, self.spend, short=self.short).items():
+        rates = {f"{CONSTANT} at {state.lr:g}": partial(constant, state, self.spend) for state in self.starts}
+        for name, make in {**comparators(self.target, self.spend, short=self.short), **rates}.items():
             try:
                 made[name] = make()
             except UserError as error:

@@ -242,6 +242,25 @@ def test_quick_leaves_out_nothing_but_the_largest_batches():
     assert set(asked.left_out) == {"multigrid both"}
 
 
+def test_one_schedule_alone_is_what_it_is_among_the_others(resumed, tmp_path, capsys):
+    words = [w if w != str(resumed.work) else str(tmp_path / "work") for w in resumed.words]
+    words[words.index("--out") + 1] = str(tmp_path / "alone.md")
+    assert bench_plan.main([*words, "--only", "cosine"]) == 0
+    rows = [line for line in (tmp_path / "alone.md").read_text(encoding="utf-8").splitlines() if "| 1 |" in line]
+    (among,) = [line for line in resumed.table.splitlines() if line.startswith("| cosine | ")]
+    price, top = among.split(" | ")[1:3], among.split(" | ")[4]
+    assert len(rows) == 1 and rows[0].split(" | ")[1:3] == price and rows[0].split(" | ")[4] == top
+    assert bench_plan.main([*words, "--only", "cosin"]) == 2
+    assert "no schedule is called 'cosin'; there are planned search, constant, " in capsys.readouterr().err
+
+
+def test_start_rates_are_schedules_where_the_rate_is_a_question():
+    request = Request(state_graph="embedded-lr")
+    asked = Asked(request, resolve(request), 1, Spend(20 * 480 * 16, 480))
+    rates = {name: plan.legs[0].state.lr for name, plan in asked.schedules.items() if name.startswith("constant")}
+    assert rates == {"constant": 0.4, "constant at 0.1": 0.1, "constant at 0.025": 0.025}
+
+
 def test_the_answer_counts_what_two_standard_errors_and_one_video_allow():
     def of(name, price, *tops):
         return [Trained(name, seed, price, 1, 1.0, top, top, top, (), "") for seed, top in enumerate(tops)]

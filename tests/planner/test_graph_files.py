@@ -49,7 +49,7 @@ def test_levels_give_the_published_graphs():
 
 
 @pytest.mark.parametrize(
-    "name", ["default", "tiny", "small", "paper-sparse", "paper-dense", "paper-both", "unknown-lr"]
+    "name", ["default", "tiny", "small", "paper-sparse", "paper-dense", "paper-both", "unknown-lr", "embedded-lr"]
 )
 def test_shipped_graphs_load_and_survive_their_own_form(name):
     found = load_graph(shipped("state_graphs")[name])
