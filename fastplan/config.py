@@ -179,12 +179,13 @@ class PlanConfig(_Section):
     is 1 and score_clips even); `fitted` is the paper's fitted maximum. holdout:
     fraction of the training videos that decide, where there is no validation set.
 
-    What a search leaves out (docs/planning.md): budget: such as 40h, 200e or 3e6f; null is none. pick: `ties` takes the
-    cheapest of the ways into a state that are equal within noise, `highest` is the published rule. width: arrivals kept
-    per state, null for all that no cheaper one equals. ceiling: end an edge that cannot reach its best sibling.
-    skip_dominated: leave out edges from a state where another one is no dearer and better. first_path: trained before
-    anything else: a list of states, or the name or file of a plan. repeats: how many times, at most, the ways into the
-    last state that are within noise of the best are trained again with other seeds, so that their mean decides.
+    What a search leaves out (docs/planning.md): budget: such as 40h, 200e or 3e6f; null is none. pick: `ties` takes
+    the cheapest of the ways into the last state that are equal within noise, `highest` is the published rule. width:
+    arrivals kept per state, null for all that no cheaper one equals. ceiling: end an edge that cannot reach
+    its best sibling. skip_dominated: leave out edges from a state where another one is no dearer and better.
+    first_path: trained before anything else: a list of states, or the name or file of a plan. repeats: how many times,
+    at most, the ways into the last state that are within noise of the best are trained again with other seeds, so that
+    their mean decides.
     """
 
     knee: Literal["tolerance", "exponential", "power", "paper"] = "tolerance"

@@ -31,7 +31,7 @@ Rival = Callable[[], Outcome | None]
 class _Rules:
     """When an edge ends: `max_epochs` exactly, or `attempt_epochs` past its knee and at most `max_epochs`.
 
-    keeps_last: whether its last weights are what is kept; else any epoch may turn out to be the best near the knee.
+    keeps_last: whether its last weights are what is kept; else any epoch in play may turn out to be the best.
     """
 
     attempt_epochs: int
@@ -80,7 +80,7 @@ class Explorer:
         return len(self._journal.epochs(edge.key)) > 1 or self.affords(edge)
 
     def explore(self, edge: EdgeTraining, *, rival: Rival) -> Exploring:
-        """Train one edge to its end and keep the checkpoint near its knee.
+        """Train one edge to its end and keep the checkpoint that `choose_epoch` names.
 
         rival: the best outcome so far of another way into the same state, for `plan.ceiling`. Returns None where the
         budget allowed not one epoch. An edge that the budget cut short is not finished: a larger one goes on with it.

@@ -12,6 +12,7 @@ from fastplan.data.splits import Splits, open_splits
 from fastplan.errors import UserError
 from fastplan.launch import Task
 from fastplan.ops import set_kernels
+from fastplan.planner.curve import most_in_play
 from fastplan.planner.states import State
 from fastplan.train.disk import DiskUse, disk_use
 from fastplan.train.edge import initial_network
@@ -86,7 +87,9 @@ def probe(task: Task, progress: Callable[[str, int], Callable[[], None]]) -> Pro
         epoch_clips=_epoch_clips(config, splits),
         val_videos=len(splits.val),
         classes=len(splits.train.classes),
-        disk=disk_use(network, max_epochs=config.plan.max_epochs, states=len(task.states)),
+        disk=disk_use(
+            network, epochs=most_in_play(config.plan.max_epochs, rule=config.plan.knee), states=len(task.states)
+        ),
     )
 
 

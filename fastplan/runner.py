@@ -21,6 +21,7 @@ from fastplan.exploring import Explorer
 from fastplan.models.networks import network_spec
 from fastplan.ops import choose_kernels
 from fastplan.planner.arrivals import Exploration, Outcome, pick
+from fastplan.planner.curve import most_in_play
 from fastplan.planner.frontier import pick_highest
 from fastplan.planner.plans import Leg, Plan, plan_of
 from fastplan.planner.states import START, State, StateGraph, check_clip_lengths
@@ -68,7 +69,10 @@ class Runner:
         self.kernels = choose_kernels(config.kernels, self.device)
         self.parameters = sum(p.numel() for p in network.parameters())
         self.disk = disk_use(
-            network, max_epochs=config.plan.max_epochs, states=len(states), workers=self.choice.count or 1
+            network,
+            epochs=most_in_play(config.plan.max_epochs, rule=config.plan.knee),
+            states=len(states),
+            workers=self.choice.count or 1,
         )
         self.precision = choose_precision(config.train.precision, network, target.clip, target.batch_size, self.device)
         del network

@@ -15,6 +15,7 @@ from fastplan.planner.curve import (
     epochs_in_play,
     fit_knee,
     fit_knees,
+    most_in_play,
     should_stop,
 )
 from fastplan.planner.frontier import PlanFrontier, front, pareto, pick_highest
@@ -50,6 +51,7 @@ __all__ = [
     "is_hopeless",
     "knee_band",
     "load_graph",
+    "most_in_play",
     "pareto",
     "pick",
     "pick_highest",

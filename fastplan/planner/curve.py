@@ -19,8 +19,10 @@ KneeRule = Literal["tolerance", "paper", "power", "exponential"]
 
 PAPER_HORIZON = 1000  # the published rule takes the argmax over epochs 0..1000
 HORIZON_FACTOR = 4  # the other rules look this many times as far as they have seen
-NEIGHBOURHOOD = 3  # the checkpoint kept is the best within this many epochs of the knee
+LATEST = 8  # so many of the last epochs can be kept
+EVERY = 4  # and of those before, the multiples of this
 _FEWEST_POINTS = 4
+_ROUNDING = 1e-9  # of a fitted accuracy
 FAMILIES: dict[KneeRule, Family] = {
     "tolerance": "concave",
     "paper": "free",
@@ -166,38 +168,40 @@ def should_stop(
 def choose_epoch(accuracies: Sequence[float], fit: KneeFit, *, rule: KneeRule, from_scratch: bool) -> int:
     """The epoch whose checkpoint an ended edge keeps; 0 keeps the parent's weights.
 
-    `paper` keeps the knee itself. The other rules keep the best measured epoch within `NEIGHBOURHOOD` epochs of the
-    knee, the earliest of equals. Without a knee (a capped edge that never bent) it is the best measured epoch. Initial
-    weights (epoch 0 of an edge from the start) are never kept unless nothing was trained.
+    `paper` keeps the knee itself. The other rules keep, of the epochs in play, the one where the fitted curve is
+    highest (the earliest of equals): all are trained, and the fit knows more than a single validation. Without a knee
+    it is the best measured epoch. Initial weights (epoch 0 of an edge from the start) are never kept unless nothing was
+    trained.
     """
     last = len(accuracies) - 1
-    lowest = min(1, last) if from_scratch else 0
+    if rule == "paper" and fit.knee is not None:
+        return min(max(fit.knee, min(1, last) if from_scratch else 0), last)
+    candidates = sorted(epochs_in_play(accuracies, rule=rule, from_scratch=from_scratch))
     if fit.knee is None:
-        candidates = range(lowest, last + 1)
-    else:
-        knee = min(max(fit.knee, lowest), last)
-        if rule == "paper":
-            return knee
-        candidates = range(max(knee - NEIGHBOURHOOD, lowest), min(knee + NEIGHBOURHOOD, last) + 1)
-    return max(candidates, key=lambda epoch: (accuracies[epoch], -epoch))
+        return max(candidates, key=lambda epoch: (accuracies[epoch], -epoch))
+    behind_start = [epoch for epoch in candidates if epoch >= fit.first]
+    fitted = fit.predict(behind_start)
+    return behind_start[int((fitted >= fitted.max() - _ROUNDING).argmax())]
 
 
 def epochs_in_play(accuracies: Sequence[float], *, rule: KneeRule, from_scratch: bool) -> set[int]:
     """The epochs so far that `choose_epoch` can still name, whatever comes after them; the last one is among them.
 
-    Wherever the knee ends up, an epoch is only kept if it is the best of a whole neighbourhood that it lies in, or the
-    best of all. `paper` keeps the knee itself, which may be any epoch. An epoch once ruled out stays so.
+    The peak of a later fit may be anywhere, but curves are flat around their peaks: the `LATEST` last epochs, every
+    `EVERY`-th one before them, and the best measured one. `paper` keeps the knee itself, which may be any epoch. An
+    epoch once ruled out stays so.
     """
     last = len(accuracies) - 1
-    lowest = min(1, last) if from_scratch else 0
+    trained = range(min(1, last) if from_scratch else 0, last + 1)
     if rule == "paper":
-        return set(range(lowest, last + 1))
+        return set(trained)
+    best = max(trained, key=lambda epoch: (accuracies[epoch], -epoch))
+    return {best} | {epoch for epoch in trained if epoch > last - LATEST or epoch % EVERY == 0}
 
-    def best_of(first: int, end: int) -> int:
-        return max(range(max(first, lowest), min(end, last) + 1), key=lambda epoch: (accuracies[epoch], -epoch))
 
-    around = range(lowest, last + NEIGHBOURHOOD + 1)
-    return {best_of(lowest, last), *(best_of(knee - NEIGHBOURHOOD, knee + NEIGHBOURHOOD) for knee in around)}
+def most_in_play(epochs: int, *, rule: KneeRule) -> int:
+    """How many trained epochs are in play at most in an edge of up to so many: what its disk must hold."""
+    return epochs if rule == "paper" else min(epochs, LATEST + epochs // EVERY + 1)
 
 
 def _no_knee(status: Literal["short", "at_chance", "nonfinite", "failed"], explanation: str) -> KneeFit:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from fastplan.errors import UserError
 from fastplan.planner.arrivals import Exploration, Outcome, Reached, pick
-from fastplan.planner.frontier import Choose, PlanFrontier, front, pareto, significantly_better
+from fastplan.planner.frontier import Choose, PlanFrontier, front, pareto, pick_highest, significantly_better
 from fastplan.planner.plans import Plan, plan_of
 from fastplan.planner.repeats import Repeats, deciding_state
 from fastplan.planner.states import START, StateGraph
@@ -23,7 +23,8 @@ class SearchRules:
     width: arrivals kept per state, >= 1, or None for the whole front. Each is a network of its own: an edge out of a
         state is trained once from each.
     z: standard errors of a difference that count as noise, >= 0.
-    choose: which arrival is the state's own, and at the sink the plan: `pick`, or `pick_highest` as published.
+    choose: which arrival in the sink is the plan: `pick`, or `pick_highest` as published. In every other state the
+        highest accuracy wins: it will be trained on, and ties that go to the cheaper path add up along a path.
     skip_dominated: leave out an edge where another source of the same target is no dearer and better by more than
         noise. Edges from `start` are never left out; the others wait until all sources of their target are settled.
     first_path: states to train first, from `start` on, before anything else; a published or earlier plan.
@@ -274,7 +275,8 @@ class Stepwise:
         return self._repeats.arrivals() if name == self._deciding and self._repeats else self._in_state(name)
 
     def _choose(self, arrivals: list[Reached]) -> Reached:
-        chosen = self._rules.choose(arrivals)
+        choose = self._rules.choose if arrivals[0].state == self._graph.sink else pick_highest
+        chosen = choose(arrivals)
         scores = self._repeats.accuracies(chosen.names) if chosen.state == self._deciding and self._repeats else []
         if len(scores) < 2:
             return chosen

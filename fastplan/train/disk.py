@@ -13,13 +13,12 @@ class DiskUse:
     most: int
 
 
-def disk_use(network: nn.Module, *, max_epochs: int, states: int, workers: int = 1) -> DiskUse:
-    """Bytes for edges of up to `max_epochs` in a graph of so many states, `workers` of them under way at a time.
+def disk_use(network: nn.Module, *, epochs: int, states: int, workers: int = 1) -> DiskUse:
+    """Bytes for edges that keep up to so many `epochs` (`fastplan.planner.most_in_play`) in a graph of so many states.
 
-    A checkpoint holds the weights and their average. An edge under way keeps those of every epoch that may still be
-    chosen (`fastplan.planner.epochs_in_play`: all of them only where each was better than all before) and the newest
-    optimizer; every state keeps one.
+    workers: how many edges are under way at a time. A checkpoint holds the weights and their average. An edge under
+    way keeps those of every epoch that may still be chosen and the newest optimizer; every state keeps one.
     """
     weights = 2 * sum(value.numel() * value.element_size() for value in network.state_dict().values())
     optimizer = sum(4 * parameter.numel() for parameter in network.parameters())
-    return DiskUse(weights, workers * (max_epochs * weights + 2 * optimizer) + states * weights)
+    return DiskUse(weights, workers * (epochs * weights + 2 * optimizer) + states * weights)

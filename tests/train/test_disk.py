@@ -18,7 +18,7 @@ def test_the_bound_is_that_of_an_edge_that_keeps_every_epoch(tmp_path):
         store.save(name, {**weights, "average": other})
     for epoch in (2, 3):
         store.save(store.optimizer_name("start>a", epoch), {"optimizer": optimizer.state_dict()})
-    use = disk_use(network, max_epochs=3, states=1)
+    use = disk_use(network, epochs=3, states=1)
     sizes = {path.name: path.stat().st_size for path in tmp_path.rglob("*.pt")}
     assert 1 <= sizes["epoch_0001.pt"] / use.checkpoint < 1.2, "names and headers are small"
     assert 1 <= sum(path.stat().st_size for path in tmp_path.rglob("*.pt")) / use.most < 1.2
