@@ -199,6 +199,12 @@ def cases() -> list[Case]:
     return [*row_cases(), *small_cases(), *gemm_cases()]
 
 
+def with_sizes_of_one(case: Case) -> Case:
+    """The case as Triton compiles it where every size is 1: it then makes a constant of that argument."""
+    ones = dict.fromkeys(INT32 & set(case.kernel.arg_names), 1)
+    return case._replace(label=f"{case.label}, sizes of 1", constants={**case.constants, **ones})
+
+
 def compile_case(case: Case, arch: int) -> Compiled:
     """Compile for ``arch`` (90 for sm_90), disassemble, and check the gates."""
     names = case.kernel.arg_names

@@ -91,7 +91,7 @@ def _merge_tiles(
             tl.load(tile_mean + (n * tiles + t)[:, None] * C + c[None, :], mask=ok, other=0.0) * rows[:, None],
             0,
         )
-    center = acc / L.to(ACC)
+    center = acc / tl.cast(L, ACC)  # not L.to: Triton makes a constant of an argument that is 1
     spread = tl.zeros((BC,), dtype=ACC)
     for i in range(0, tiles, BT):
         t = i + tl.arange(0, BT)
@@ -131,7 +131,7 @@ def _finalize(
     """
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     ok_c = c < C
-    each = tl.load(count) if COUNTED else positions.to(ACC)
+    each = tl.load(count) if COUNTED else tl.cast(positions, ACC)
     acc = tl.zeros((BC,), dtype=ACC)
     for i in range(0, N, BN):
         n = i + tl.arange(0, BN)

@@ -125,7 +125,7 @@ def statistics_gradient(
 
     With s0 = sum(g), s1 = sum(g * xhat) over all M positions: k1 = -scale * rstd * s1 / M and k2 = -scale *
     s0 / M - k1 * mean (Ioffe and Szegedy 2015, section 3, sorted by powers of x). s0 is the gradient of shift
-    and s1 = rstd * (dscale - mean * dshift). Frozen statistics give (None, zeros).
+    and s1 = rstd * (dscale - mean * dshift). Frozen statistics give (None, None).
     """
     if inv_count is None:
         return None, None

@@ -58,6 +58,14 @@ def test_a_spilling_configuration_fails_a_gate():
     assert row.stack_bytes or row.spills
 
 
+def test_kernels_compile_where_a_size_is_one():
+    """A feature map of one position, one frame or one sample: what was an integer is a constant then."""
+    first = {case.kernel: case for case in reversed(aot.cases())}
+    for case in first.values():
+        row = aot.compile_case(aot.with_sizes_of_one(case)._replace(streams=False), 90)
+        assert row.registers and not row.stack_bytes, row
+
+
 def test_every_kernel_is_compiled():
     from fastplan.kernels import bn_finalize, bn_gc_add_relu, bn_grad, bn_relu, bn_relu_maxpool, tap_gemm, tap_wgrad
 
