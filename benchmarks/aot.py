@@ -43,9 +43,9 @@ SHARED_LIMIT_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 *
 TENSOR_CORE = {80: r"HMMA", 90: r"HGMMA", 100: r"UTC\w*MMA", 120: r"HMMA"}
 OTHER_ARCHITECTURES = (80, 100, 120)  # one configuration each; sm_90 gets all of them
 
-BF16 = set(["x", "y", "g", "gi", "identity", "dx", "didentity", "w", "residual", "raw"])
+ACTIVATIONS = set(["x", "y", "g", "gi", "identity", "dx", "didentity", "w", "residual", "raw"])
 INT32 = set(["L", "T", "H", "W", "OT", "OH", "OW", "OL", "N", "M", "steps", "tiles", "rows_per_tile", "positions"])
-TYPES = {**dict.fromkeys(BF16, "*bf16"), **dict.fromkeys(INT32, "i32"), "eps": "fp32", "index": "*u8"}
+TYPES = {**dict.fromkeys(INT32, "i32"), "eps": "fp32", "index": "*u8"}
 
 
 class Case(NamedTuple):
@@ -58,6 +58,7 @@ class Case(NamedTuple):
     stages: int = 3
     gemm: bool = False
     primary: bool = True  # also compiled for the other architectures
+    fp32: bool = False  # activations, without matrix units; else bf16
     streams: bool = True  # reads activations, so it must do so 16 bytes at a time
 
 
@@ -135,32 +136,43 @@ def small_cases() -> Iterator[Case]:
 
 def gemm_cases() -> Iterator[Case]:
     """Every tile of the table at the channels of layers 1 and 3; the others of DG-P3D-50 are multiples of
-    these.
+    these. Of fp32, whose steps take as much shared memory, the deepest.
     """
+    for gemm in GEMMS:
+        yield from _tap_gemms(*gemm)
+    for wgrad in WGRADS:
+        yield from _tap_wgrads(*wgrad)
+    for gemm in GEMMS:
+        if gemm[0] in ("conv3 after BN", "conv3 gradient") and min(gemm[1:3]) >= 256:
+            yield from _tap_gemms(*gemm, fp32=True)
+    yield from _tap_wgrads(256, 256, 3, False, fp32=True)
+
+
+def _tap_gemms(
+    label: str, source: int, channels: int, taps: int, flags: tuple[str, ...], *, fp32: bool = False
+) -> Iterator[Case]:
     names = ("DGRAD", "PROLOGUE", "BIAS", "BIAS_PER_SAMPLE", "RESIDUAL", "RELU", "STATS", "MASK")
-    none = dict.fromkeys(names, False)
-    fixed = {**none, "STRIDE": 1, "ACC": tl.float32, "WIDEN": False}
-    for label, source, channels, taps, flags in GEMMS:
-        for rank, tile in enumerate(table.gemm_tiles(source, channels, 12544)):
-            shape = {"SRC": source, "DST": channels, "TAPS": taps}
-            block = {"BM": tile.rows, "BN": tile.outputs, "BK": tile.depth}
-            constants = {**fixed, **dict.fromkeys(flags, True), **shape, **block}
-            name = f"{label} {source}->{channels}, {tile.rows}x{tile.outputs}x{tile.depth}"
-            primary = rank == 0 and "PROLOGUE" in flags
-            yield Case(tap_gemm._tap_gemm, name, constants, tile.warps, tile.stages, gemm=True, primary=primary)
-    for source, channels, taps, prologue in WGRADS:
-        for rank, tile in enumerate(table.wgrad_tiles(source, channels)):
-            shape = {"SRC": source, "DST": channels, "TAPS": taps, "STRIDE": 1, "PROLOGUE": prologue}
-            block = {
-                "BM": tile.rows,
-                "BI": tile.inputs,
-                "BO": tile.outputs,
-                "ACC": tl.float32,
-                "WIDEN": False,
-            }
-            name = f"{taps} taps {source}->{channels}, {tile.rows}x{tile.inputs}x{tile.outputs}"
-            constants = {**shape, **block}
-            yield Case(tap_wgrad._tap_wgrad, name, constants, tile.warps, tile.stages, True, rank == 0)
+    fixed = {name: name in flags for name in names} | {"STRIDE": 1, "ACC": tl.float32, "WIDEN": False}
+    for rank, tile in enumerate(table.gemm_tiles(source, channels, 12544, 4 if fp32 else 2)):
+        shape = {"SRC": source, "DST": channels, "TAPS": taps}
+        block = {"BM": tile.rows, "BN": tile.outputs, "BK": tile.depth}
+        name = f"{label} {source}->{channels}, {tile.rows}x{tile.outputs}x{tile.depth}"
+        primary = rank == 0 and source >= 256 and "PROLOGUE" in flags  # deep enough to fill the pipeline
+        yield Case(
+            tap_gemm._tap_gemm, name, fixed | shape | block, tile.warps, tile.stages, True, primary=primary, fp32=fp32
+        )
+
+
+def _tap_wgrads(source: int, channels: int, taps: int, prologue: bool, *, fp32: bool = False) -> Iterator[Case]:
+    fixed = {"STRIDE": 1, "PROLOGUE": prologue, "ACC": tl.float32, "WIDEN": False}
+    for rank, tile in enumerate(table.wgrad_tiles(source, channels, 4 if fp32 else 2)):
+        shape = {"SRC": source, "DST": channels, "TAPS": taps}
+        block = {"BM": tile.rows, "BI": tile.inputs, "BO": tile.outputs}
+        name = f"{taps} taps {source}->{channels}, {tile.rows}x{tile.inputs}x{tile.outputs}"
+        primary = rank == 0 and source >= 256
+        yield Case(
+            tap_wgrad._tap_wgrad, name, fixed | shape | block, tile.warps, tile.stages, True, primary=primary, fp32=fp32
+        )
 
 
 _END = ("BIAS", "BIAS_PER_SAMPLE")
@@ -208,7 +220,8 @@ def with_sizes_of_one(case: Case) -> Case:
 def compile_case(case: Case, arch: int) -> Compiled:
     """Compile for ``arch`` (90 for sm_90), disassemble, and check the gates."""
     names = case.kernel.arg_names
-    signature = {name: "constexpr" if name in case.constants else TYPES.get(name, "*fp32") for name in names}
+    types = TYPES | dict.fromkeys(ACTIVATIONS, "*fp32" if case.fp32 else "*bf16")
+    signature = {name: "constexpr" if name in case.constants else types.get(name, "*fp32") for name in names}
     aligned = [i for i, name in enumerate(names) if signature[name].startswith("*")]
     source = ASTSource(
         fn=case.kernel,
@@ -235,12 +248,12 @@ def compile_case(case: Case, arch: int) -> Compiled:
         f"shared memory {shared} > {SHARED_LIMIT_BYTES[arch]}": shared <= SHARED_LIMIT_BYTES[arch],
         "no 16-byte load": wide > 0 or not case.streams,
         f"{narrow} loads of one or two bytes": narrow == 0 or not case.streams,
-        "no tensor-core instruction": tensor_core > 0 or not case.gemm,
+        "no tensor-core instruction": tensor_core > 0 or not case.gemm or case.fp32,
     }
     failures = tuple(reason for reason, passed in gates.items() if not passed)
     kernel = case.kernel.__name__.lstrip("_")
     found = (resource["REG"], resource["STACK"], spills, shared, wide, tensor_core)
-    return Compiled(kernel, case.label, arch, case.warps, *found, failures)
+    return Compiled(kernel, f"{case.label}, fp32" if case.fp32 else case.label, arch, case.warps, *found, failures)
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -248,13 +261,13 @@ def _tool(name: str, *arguments: str) -> str:
 
 
 def plan(architectures: tuple[int, ...] = (90, *OTHER_ARCHITECTURES)) -> list[tuple[Case, int]]:
-    """All cases for sm_90, and for every other architecture one case per kernel."""
+    """All cases for sm_90, and for every other architecture one case per kernel and dtype."""
     todo: list[tuple[Case, int]] = []
     for arch in architectures:
         seen: set[Any] = set()
         for case in cases():
-            if arch == 90 or (case.primary and case.kernel not in seen):
-                seen.add(case.kernel)
+            if arch == 90 or (case.primary and (case.kernel, case.fp32) not in seen):
+                seen.add((case.kernel, case.fp32))
                 todo.append((case, arch))
     return todo
 
@@ -279,7 +292,7 @@ def markdown(rows: list[Compiled]) -> str:
         "# Kernels compiled ahead of time",
         "",
         f"Made by `python -m fastplan.benchmarks.aot` with Triton {triton.__version__}; no GPU took part.",
-        "Every configuration of the table for sm_90, one per kernel for the others; counts are instructions.",
+        "Every configuration of the table for sm_90, one per kernel and dtype for the others; counts are instructions.",
         "",
         f"| {head} |",
         "|" + "---|" * (head.count("|") + 1),

@@ -115,18 +115,20 @@ class Gemm(NamedTuple):
     stages: int
 
 
-def gemm_tiles(source: int, channels: int, positions: int) -> tuple[Gemm, ...]:
+def gemm_tiles(source: int, channels: int, positions: int, itemsize: int = 2) -> tuple[Gemm, ...]:
     """Candidates for ``source`` -> ``channels`` with ``positions`` per sample, the one in use first.
 
     128 rows when they waste less than a quarter of the last tile; the 128x128 tile has 8 warps because 4
-    spill.
+    spill. A step is at most 128 bytes deep: 64 channels of fp32 would need 128 KiB of shared memory, and
+    sm_86, sm_89 and sm_120 have 99.
     """
-    depth = min(64, power_of_two_divisor(source))
+    step = 64 if itemsize < 4 else 32
+    depth = min(step, power_of_two_divisor(source))
     outputs = min(128, power_of_two_divisor(channels))
     rows = 128 if -(-positions // 128) * 128 <= 1.25 * positions else 64
     pairs = [(rows, outputs), (64, outputs), (rows, min(64, outputs)), (128, outputs)]
     tiles = [Gemm(m, n, depth, 8 if m * n >= 128 * 128 else 4, 3) for m, n in dict.fromkeys(pairs)]
-    return (*tiles, tiles[0]._replace(depth=min(32, depth), stages=4))
+    return (*tiles, tiles[0]._replace(depth=min(step // 2, depth), stages=4))
 
 
 class Wgrad(NamedTuple):
@@ -139,11 +141,12 @@ class Wgrad(NamedTuple):
     stages: int
 
 
-def wgrad_tiles(source: int, channels: int) -> tuple[Wgrad, ...]:
-    """Candidates for a ``source`` x ``channels`` weight, the one in use first."""
+def wgrad_tiles(source: int, channels: int, itemsize: int = 2) -> tuple[Wgrad, ...]:
+    """Candidates for a ``source`` x ``channels`` weight, the one in use first; a step has 32 rows in fp32."""
     inputs, outputs = min(128, power_of_two_divisor(source)), min(128, power_of_two_divisor(channels))
     pairs = [(inputs, outputs), (min(64, inputs), outputs), (min(64, inputs), min(64, outputs))]
-    return tuple(Wgrad(64, i, o, 8 if i * o >= 128 * 128 else 4, 3) for i, o in dict.fromkeys(pairs))
+    rows = 64 if itemsize < 4 else 32
+    return tuple(Wgrad(rows, i, o, 8 if i * o >= 128 * 128 else 4, 3) for i, o in dict.fromkeys(pairs))
 
 
 def wgrad_splits(count: int, blocks: int, tile: Wgrad) -> tuple[int, int]:

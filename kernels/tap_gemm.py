@@ -164,7 +164,7 @@ def _launch(
     tile.
     """
     n, positions, channels = y.shape[0], positions_of(y), y.shape[-1]
-    tile = table.gemm_tiles(x.shape[-1], channels, positions)[0]
+    tile = table.gemm_tiles(x.shape[-1], channels, positions, x.element_size())[0]
     tiles = triton.cdiv(positions, tile.rows)
     rows = tiles if stats or raw is not None else 0
     first, second = (y.new_empty((n, rows, channels), dtype=accumulate_dtype(y)) for _ in range(2))

@@ -97,7 +97,7 @@ def wgrad(x: Tensor, g: Tensor, scale: Tensor | None, shift: Tensor | None, taps
     """
     source, channels = x.shape[-1], g.shape[-1]
     count = g.shape[0] * positions_of(g)
-    tile = table.wgrad_tiles(source, channels)[0]
+    tile = table.wgrad_tiles(source, channels, x.element_size())[0]
     blocks = taps * (source // tile.inputs) * (channels // tile.outputs)
     programs, steps = table.wgrad_splits(count, blocks, tile)
     partial = x.new_empty((programs, taps, source, channels), dtype=accumulate_dtype(x))

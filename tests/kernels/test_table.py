@@ -14,12 +14,22 @@ def test_row_tiles_cover_the_channels(channels):
 
 @pytest.mark.parametrize(("source", "channels"), [(16, 16), (48, 96), (64, 256), (1024, 256), (80, 320)])
 @pytest.mark.parametrize("positions", [1, 49, 196, 12544])
-def test_gemm_tiles_divide_the_channels(source, channels, positions):
-    for tile in table.gemm_tiles(source, channels, positions):
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_gemm_tiles_divide_the_channels(source, channels, positions, itemsize):
+    for tile in table.gemm_tiles(source, channels, positions, itemsize):
         assert source % tile.depth == 0 and channels % tile.outputs == 0
         assert tile.depth >= 16 and tile.outputs >= 16  # tl.dot takes no less
-    for tile in table.wgrad_tiles(source, channels):
+    for tile in table.wgrad_tiles(source, channels, itemsize):
         assert source % tile.inputs == 0 and channels % tile.outputs == 0
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_steps_in_flight_fit_the_smallest_shared_memory(itemsize):
+    """99 KiB: sm_86, sm_89, sm_120. A pipeline of n stages holds n - 1 steps."""
+    for tile in table.gemm_tiles(1024, 1024, 12544, itemsize):
+        assert (tile.rows + tile.outputs) * tile.depth * itemsize * (tile.stages - 1) <= 99 * 1024
+    for tile in table.wgrad_tiles(1024, 1024, itemsize):
+        assert (tile.inputs + tile.outputs) * tile.rows * itemsize * (tile.stages - 1) <= 99 * 1024
 
 
 def test_short_samples_waste_no_half_tile():
