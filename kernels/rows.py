@@ -14,6 +14,8 @@ from . import table
 from .launch import accumulate_type, positions_of
 from .norm import accumulate_dtype
 
+GRID_LIMIT = 65535  # of CUDA, in the second and third dimension
+
 
 @triton.jit
 def tile_at(block, L, C: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
@@ -46,8 +48,17 @@ def relu(v):
 
 
 def row_grid(x: Tensor, tile: table.Rows) -> tuple[int, int, int]:
-    """Grid of a kernel with one tile per program; channel blocks of one row run side by side."""
-    return triton.cdiv(x.shape[-1], tile.channels), triton.cdiv(positions_of(x), tile.rows), x.shape[0]
+    """Grid of a kernel with one tile per program; channel blocks of one row run side by side.
+
+    Raises ValueError where CUDA has no grid so large: a million positions or more, by the tile.
+    """
+    blocks = triton.cdiv(positions_of(x), tile.rows)
+    if max(blocks, x.shape[0]) > GRID_LIMIT:
+        raise ValueError(
+            f"{x.shape[0]} samples of {positions_of(x)} positions (T * H * W): the kernels take {GRID_LIMIT} samples of "
+            f"{GRID_LIMIT * tile.rows} positions with {x.shape[-1]} channels; use shorter or smaller clips, or kernels=off"
+        )
+    return triton.cdiv(x.shape[-1], tile.channels), blocks, x.shape[0]
 
 
 def row_options(x: Tensor, tile: table.Rows) -> dict[str, Any]:

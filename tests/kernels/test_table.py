@@ -1,8 +1,10 @@
 """The shape table: what it decides, and that every tile it can choose fits its shape."""
 
 import pytest
+import torch
 
 from fastplan.kernels import table
+from fastplan.kernels.rows import row_grid
 
 
 @pytest.mark.parametrize("channels", [16, 24, 48, 64, 96, 160, 256, 1024, 2048])
@@ -35,6 +37,16 @@ def test_steps_in_flight_fit_the_smallest_shared_memory(itemsize):
 def test_short_samples_waste_no_half_tile():
     assert table.gemm_tiles(64, 64, 49)[0].rows == 64
     assert table.gemm_tiles(64, 64, 12544)[0].rows == 128
+
+
+def test_what_no_grid_holds_is_refused_by_name():
+    """CUDA would say `invalid argument`."""
+    tile = table.row_tiles(64)[0]
+    assert row_grid(torch.empty(1, 65535, 8, 8, 64, device="meta"), tile) == (1, 65535, 1)
+    with pytest.raises(
+        ValueError, match=r"of 4194304 positions .* 65535 samples of 4194240 positions with 64 channels"
+    ):
+        row_grid(torch.empty(1, 65536, 8, 8, 64, device="meta"), tile)
 
 
 @pytest.mark.parametrize(("positions", "samples", "channels"), [(1, 1, 64), (49, 16, 2048), (12544, 16, 256)])
