@@ -55,8 +55,8 @@ def row_grid(x: Tensor, tile: table.Rows) -> tuple[int, int, int]:
     blocks = triton.cdiv(positions_of(x), tile.rows)
     if max(blocks, x.shape[0]) > GRID_LIMIT:
         raise ValueError(
-            f"{x.shape[0]} samples of {positions_of(x)} positions (T * H * W): the kernels take {GRID_LIMIT} samples of "
-            f"{GRID_LIMIT * tile.rows} positions with {x.shape[-1]} channels; use shorter or smaller clips, or kernels=off"
+            f"{x.shape[0]} samples of {positions_of(x)} positions (T * H * W) with {x.shape[-1]} channels: the kernels "
+            f"take {GRID_LIMIT} samples of {GRID_LIMIT * tile.rows} positions; use shorter or smaller clips, or kernels=off"
         )
     return triton.cdiv(x.shape[-1], tile.channels), blocks, x.shape[0]
 

@@ -43,9 +43,7 @@ def test_what_no_grid_holds_is_refused_by_name():
     """CUDA would say `invalid argument`."""
     tile = table.row_tiles(64)[0]
     assert row_grid(torch.empty(1, 65535, 8, 8, 64, device="meta"), tile) == (1, 65535, 1)
-    with pytest.raises(
-        ValueError, match=r"of 4194304 positions .* 65535 samples of 4194240 positions with 64 channels"
-    ):
+    with pytest.raises(ValueError, match=r"of 4194304 positions .* with 64 channels: .* of 4194240 positions"):
         row_grid(torch.empty(1, 65536, 8, 8, 64, device="meta"), tile)
 
 
