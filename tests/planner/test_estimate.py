@@ -1,10 +1,13 @@
 """What a search is said to cost, against sums over all paths written out."""
 
 import random
+import statistics
 
 import pytest
 from planner.test_stepwise import random_graph
 
+from fastplan.benchmarks.replay_families import worlds
+from fastplan.benchmarks.replay_search import BASE, replay
 from fastplan.configs import shipped
 from fastplan.planner.estimate import estimate, open_edges, verdict
 from fastplan.planner.graph_files import graph_from_dict, load_graph
@@ -31,6 +34,22 @@ def test_prices_of_paths_and_of_the_whole(seed):
     assert found.times_path == (pytest.approx(whole / max(sums)), pytest.approx(whole / min(sums)))
 
 
+def test_searches_cost_what_is_said():
+    """Whole searches in generated worlds: the middle one costs about what is said, eight in ten lie within the range.
+
+    Sixteen worlds of the forty that BEYOND was taken from and none of which is special: 0.8 of 16 is 12.8 ± 1.6.
+    """
+    times, inside = [], 0
+    for world in worlds(16, seed=900):
+        found = replay(world, BASE)
+        prices = {name: float(price) for name, price in world.prices.items()}
+        low, about, high = estimate(world.graph, prices, attempt_epochs=5, max_epochs=60).expected_times
+        times.append(found.cost / found.path_cost / about)
+        inside += low <= found.cost / found.path_cost <= high
+    assert statistics.median(times) == pytest.approx(1, abs=0.25)
+    assert inside >= 10
+
+
 def test_a_budget_pays_edges_in_order():
     graph = load_graph(shipped("state_graphs")["default"])
     prices = {"c8-high": 2.0, "u16-high": 4.0, "u16-low": 4.0}
@@ -44,17 +63,18 @@ def test_a_budget_pays_edges_in_order():
 
 
 def test_the_verdict_names_what_decides():
-    graph = load_graph(shipped("state_graphs")["paper-sparse"])
+    graph = load_graph(shipped("state_graphs")["default"])
     found = estimate(graph, {state.name: 1.0 for state in graph.states}, attempt_epochs=5, max_epochs=50)
-    assert found.times_path == (pytest.approx(14 / 5), pytest.approx(14 / 4))
+    assert found.times_path == (pytest.approx(4 / 3), pytest.approx(4 / 2))
+    assert found.expected_times == pytest.approx([factor * (8 / 3) ** 0.5 for factor in (1.0, 1.5, 2.6)])
     worth, why = verdict(graph, found, val_videos=20000)
-    assert worth and "2.8 to 3.5 times" in why
+    assert worth and "about 2.4 times the path that it finds (eight in ten: 1.6 to 4.2)" in why
     worth, why = verdict(graph, found, val_videos=100)
     assert not worth and "100 validation videos" in why and "6 points" in why  # sqrt(2 * .8 * .2 / 100) = .057
-    extended = load_graph(shipped("state_graphs")["paper-both"])
-    found = estimate(extended, {state.name: 1.0 for state in extended.states}, attempt_epochs=5, max_epochs=50)
-    worth, why = verdict(extended, found, val_videos=20000)
-    assert not worth and "or more (seeds, networks, data)" in why
+    sparse = load_graph(shipped("state_graphs")["paper-sparse"])
+    found = estimate(sparse, {state.name: 1.0 for state in sparse.states}, attempt_epochs=5, max_epochs=50)
+    worth, why = verdict(sparse, found, val_videos=20000)
+    assert not worth and "again about 5 times or more (seeds, networks, data)" in why  # 1.5 sqrt(14/5 * 14/4) = 4.7
 
 
 def test_one_path_is_always_worth_it():
