@@ -56,7 +56,7 @@ def row_grid(x: Tensor, tile: table.Rows) -> tuple[int, int, int]:
     if max(blocks, x.shape[0]) > GRID_LIMIT:
         raise ValueError(
             f"{x.shape[0]} samples of {positions_of(x)} positions (T * H * W) with {x.shape[-1]} channels: the kernels "
-            f"take {GRID_LIMIT} samples of {GRID_LIMIT * tile.rows} positions; use shorter or smaller clips, or kernels=off"
+            f"take {GRID_LIMIT} samples of {GRID_LIMIT * tile.rows} positions; use smaller clips or kernels=off"
         )
     return triton.cdiv(x.shape[-1], tile.channels), blocks, x.shape[0]
 
