@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from rich.filesize import decimal
 
 from fastplan.budget import Budget
@@ -29,7 +30,8 @@ def plan(task: Task, terminal: Terminal, *, draw: Path | None, probing: bool) ->
         terminal.console.print(plan_table(task.plan))
     if task.graph is not None:
         terminal.console.print(states_table(task.graph))
-    terminal.console.print(memory_table(expected_memory(task.states, config)))
+    on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    terminal.console.print(memory_table(expected_memory(task.states, config, on_gpu=on_gpu)))
     if task.graph is not None and measured is None:
         terminal.console.print(edges_table(task.graph, config.plan.max_epochs, config.plan.attempt_epochs))
     if measured is not None:

@@ -23,7 +23,7 @@ class Memory:
     device: int
 
 
-def expected_memory(states: Iterable[State], config: RunConfig) -> list[Memory]:
+def expected_memory(states: Iterable[State], config: RunConfig, *, on_gpu: bool) -> list[Memory]:
     """What training in each of the regimes of `states` takes, on top of Python and its libraries.
 
     The formulas are those of `loader_memory` and `training_memory`. Not in them: clips that are kept for validation
@@ -31,7 +31,7 @@ def expected_memory(states: Iterable[State], config: RunConfig) -> list[Memory]:
     """
     found = []
     for clip, batch_size in dict.fromkeys((state.clip, state.batch_size) for state in states):
-        loader = loader_memory(clip, batch_size, config.data.augment)
+        loader = loader_memory(clip, batch_size, config.data.augment, on_gpu=on_gpu)
         network = training_memory(config.network.name, frames=clip.length, size=clip.size, classes=_CLASSES)
         device = loader.prepared + network.network + batch_size * network.clip
         found.append(Memory(clip, batch_size, loader.decoded, device))

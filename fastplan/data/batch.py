@@ -113,6 +113,7 @@ class ClipLoader:
         self._pipeline = ClipPipeline(
             decoder=decoder,
             device_id=(device.index or 0) if device.type == "cuda" else None,
+            compiled=device.type != "cuda",
             max_batch=max_batch,
             threads=threads,
             augment=augment,
@@ -220,8 +221,9 @@ class ClipLoader:
         self._resumed = True
 
     def close(self) -> None:
-        """Stop the decoding threads, also for the loaders beside this one."""
+        """Stop the threads, also for the loaders beside this one."""
         self._reading.workers.close()
+        self._pipeline.close()
 
     def _produce(
         self,

@@ -31,14 +31,14 @@ def decode_clip(video: VideoInfo, frames_T: npt.NDArray[np.integer]) -> npt.NDAr
     turned = video.rotation in (90, 270)
     whole = WholePicture(video.height if turned else video.width, video.width if turned else video.height)
     clip_THWC = np.empty((len(frames_T), video.height, video.width, 3), np.uint8)
-    _decode(video, frames_T[None], [(whole, clip_THWC[None], [0])])
+    _decode(video, frames_T[None], [(whole, clip_THWC.transpose(0, 3, 1, 2)[None], [0])])
     return clip_THWC
 
 
 def decode_views(
     video: VideoInfo, frames_VT: npt.NDArray[np.integer], crops_V4: npt.NDArray[np.floating], *, size: int
 ) -> npt.NDArray[np.uint8]:
-    """Decode V views of one video in one pass, each cropped and scaled, as uint8 [V, T, size, size, 3], RGB.
+    """Decode V views of one video in one pass, each cropped and scaled, as uint8 [V, T, 3, size, size], RGB.
 
     crops_V4: left, top, right, bottom as fractions of the picture as shown, rounded as in `crop_box`. Frames and errors
     as in `decode_clip`.
@@ -46,13 +46,13 @@ def decode_views(
     views_of: dict[tuple[float, ...], list[int]] = {}
     for view, crop in enumerate(crops_V4.tolist()):
         views_of.setdefault(tuple(crop), []).append(view)
-    clips_VTHWC = np.empty((*frames_VT.shape, size, size, 3), np.uint8)
+    clips_VTCHW = np.empty((*frames_VT.shape, 3, size, size), np.uint8)
     outputs = [
-        (Cropper(crop, size, rotation=video.rotation, mirror=video.mirror), clips_VTHWC, views)
+        (Cropper(crop, size, rotation=video.rotation, mirror=video.mirror), clips_VTCHW, views)
         for crop, views in views_of.items()
     ]
     _decode(video, frames_VT, outputs)
-    return clips_VTHWC
+    return clips_VTCHW
 
 
 def _decode(
@@ -71,12 +71,12 @@ def _decode(
     try:
         for index, frame in _frames(video, places):
             wanted = places.pop(index, {})
-            for picture, clips_VTHWC, views in outputs:
+            for picture, clips_VTCHW, views in outputs:
                 if seen := [view for view in views if view in wanted]:
-                    picture_HWC = upright(picture(frame), video.rotation, mirror=video.mirror)
+                    picture_CHW = upright(picture(frame), video.rotation, mirror=video.mirror)
                     for view in seen:
                         for place in wanted[view]:
-                            clips_VTHWC[view, place] = picture_HWC
+                            clips_VTCHW[view, place] = picture_CHW
             if not places:
                 break
     except (OSError, av.FFmpegError, ValueError) as error:

@@ -1,8 +1,9 @@
 """Memory that the loader takes in a clip regime, from the sizes of what it holds at once.
 
 A batch of decoded clips takes u = batch x frames x size x size x 3 bytes. Held at once are: three batches decoded or
-being decoded; in the pipeline, its input and what each operator that changes pictures gives; and as float, of 4 u
-each, the batch in the consumer's hands, two that wait, and one that waits to wait.
+being decoded; as float, of 4 u each, the batch in the consumer's hands, two that wait, and one that is made or waits to
+wait; and where DALI changes the pictures (all operators on a GPU, RandAugment alone on the CPU) what each of its
+operators gives, clips in planes made packed among them. The compiled pass of the CPU keeps nothing between.
 """
 
 from dataclasses import dataclass
@@ -21,9 +22,14 @@ class LoaderMemory:
     prepared: int
 
 
-def loader_memory(spec: ClipSpec, batch_size: int, augment: AugmentConfig) -> LoaderMemory:
+def loader_memory(spec: ClipSpec, batch_size: int, augment: AugmentConfig, *, on_gpu: bool) -> LoaderMemory:
     """What one loader holds at most in this regime, frames decoded by the host."""
     unit = batch_size * spec.length * spec.size**2 * 3
-    operators = augment.rand_augment_steps if augment.rand_augment else 0
-    operators += sum(bool(on) for on in (augment.jitter or augment.grey, augment.blur, augment.erase))
-    return LoaderMemory(decoded=(BATCHES_AHEAD + 1) * unit, prepared=(1 + operators + 4 * (BATCHES_AHEAD + 2)) * unit)
+    operators = 0
+    if on_gpu or augment.rand_augment:
+        operators += 2  # the clips as they come, and packed
+    if augment.rand_augment:
+        operators += augment.rand_augment_steps
+    if on_gpu:
+        operators += sum(bool(on) for on in (augment.jitter or augment.grey, augment.blur, augment.erase))
+    return LoaderMemory(decoded=(BATCHES_AHEAD + 1) * unit, prepared=(operators + 4 * (BATCHES_AHEAD + 2)) * unit)

@@ -128,7 +128,7 @@ def test_cuts_of_vp9_give_the_pictures_of_a_full_decode(grey: Path, spec: ClipSp
     index = index_of(grey)
     samples = training_samples(index, spec, PLAIN, seed=0, stream="x", epoch=0, clips=6)
     found_NCTHW = clips_of(index, samples, "dali", 4)
-    pipeline = ClipPipeline(decoder="dali", device_id=None, max_batch=6, threads=1, augment=PLAIN)
+    pipeline = ClipPipeline(decoder="dali", device_id=None, compiled=True, max_batch=6, threads=1, augment=PLAIN)
     whole = [Cut(np.fromfile(grey, np.uint8), frames_T) for frames_T in samples.frames_MT]
     assert torch.equal(found_NCTHW, 255 * pipeline.run(whole, samples.changes, size=SIDE))
     truth_THWC = decode_clip(index.videos[0], np.arange(FRAMES)).astype(np.float32)

@@ -45,7 +45,7 @@ def resize() -> Resize:
 
 
 def cropped(video: VideoInfo, frames_T: np.ndarray, crop: tuple[float, ...], size: int) -> np.ndarray:
-    return decode_views(video, frames_T[None], np.array([crop]), size=size)[0]
+    return decode_views(video, frames_T[None], np.array([crop]), size=size)[0].transpose(0, 2, 3, 1)
 
 
 def assert_close(video: VideoInfo, frames_T: np.ndarray, resize: Resize) -> None:
@@ -103,7 +103,7 @@ def test_views_of_one_pass_are_those_of_many(tmp_path: Path) -> None:
     left, right = (0.0, 0.0, 0.6, 1.0), (0.4, 0.0, 1.0, 1.0)
     crops = (left, right, left, left)
     frames_VT = np.array([[3, 4, 5, 6], [3, 4, 5, 6], [40, 5, 5, 49], [3, 4, 5, 6]])
-    clips = decode_views(video, frames_VT, np.array(crops), size=32)
+    clips = decode_views(video, frames_VT, np.array(crops), size=32).transpose(0, 1, 3, 4, 2)
     for view, (frames_T, crop) in enumerate(zip(frames_VT, crops, strict=True)):
         assert (clips[view] == cropped(video, frames_T, crop, 32)).all()
     assert (clips[0] != clips[1]).any()

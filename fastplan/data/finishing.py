@@ -1,0 +1,195 @@
+"""The end of a clip on the CPU, in one compiled pass: colours, blur, erasing, mirroring, normalisation and layout.
+
+A GPU takes DALI's operators instead (`fastplan.data.dali`), which define what is to come out: the same up to their
+rounding to whole numbers after each operator, which this pass leaves out. A clip is read once, as planes, and written
+once, as floats; between the two lies one picture at most. Threads finish one clip each.
+"""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numba import njit
+
+from fastplan.config import AugmentConfig
+from fastplan.data.augmentation import Changes
+from fastplan.data.colour import colour_map
+
+_FLOAT = np.float32
+_REACH = 3.0  # standard deviations at which a Gaussian is cut off
+
+
+class Finisher:
+    """Finishes batches of clips in `threads` threads. Draws nothing: what is done is in the sample plan."""
+
+    def __init__(self, augment: AugmentConfig, *, threads: int) -> None:
+        mean_3, std_3 = np.array(augment.mean), np.array(augment.std)
+        self._mean_3, self._scale_3 = 255.0 * mean_3, 1.0 / (255.0 * std_3)
+        self._bounds_32 = np.stack([-mean_3 / std_3, (1.0 - mean_3) / std_3], axis=1).astype(_FLOAT)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="finish")
+
+    def run(self, clips: Sequence[npt.NDArray[np.uint8]], changes: Changes) -> torch.Tensor:
+        """One batch as float32 [B, 3, T, H, W] in channels_last_3d storage.
+
+        clips: B of uint8 [T, 3, H, W], RGB, in planes or packed.
+        """
+        frames, channels, height, width = clips[0].shape
+        # NumPy asks for huge pages, torch does not: the first touch of ordinary ones costs more than all that follows.
+        batch_NTHWC = np.empty((len(clips), frames, height, width, channels), np.float32)
+        each = [changes[n : n + 1] for n in range(len(clips))]
+        for _ in self._threads.map(self._finish, batch_NTHWC, clips, each):
+            pass  # raises what a thread raised
+        return torch.from_numpy(batch_NTHWC).permute(0, 4, 1, 2, 3)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False)
+
+    def _finish(self, out_THWC: npt.NDArray[np.float32], clip_TCHW: npt.NDArray[np.uint8], change: Changes) -> None:
+        height, width = clip_TCHW.shape[2:]
+        map_34 = colour_map(*change.colours_M4[0].tolist()).astype(np.float64)
+        map_34[:, 3] -= self._mean_3
+        map_34 *= self._scale_3[:, None]
+        left, top, right, bottom = change.erased_M4[0].tolist()
+        box_4 = np.array([left * width, top * height, right * width, bottom * height]).astype(np.int64)
+        taps_R = gaussian(float(change.blurs_M[0]))
+        planes_TCHW = np.ascontiguousarray(clip_TCHW)
+        _finish(out_THWC, planes_TCHW, map_34.astype(_FLOAT), self._bounds_32, taps_R, box_4, bool(change.flips_M[0]))
+
+
+def gaussian(sigma: float) -> npt.NDArray[np.float32]:
+    """The right half, middle first, of a Gaussian that is cut off at 3 sigma and sums to one; [1] where sigma is 0."""
+    if sigma == 0.0:
+        return np.ones(1, _FLOAT)
+    taps_R = np.exp(-0.5 * (np.arange(math.ceil(_REACH * sigma) + 1) / sigma) ** 2)
+    return (taps_R / (2.0 * taps_R.sum() - taps_R[0])).astype(_FLOAT)
+
+
+@njit(nogil=True, cache=True)
+def _finish(
+    out_THWC: npt.NDArray[np.float32],
+    clip_TCHW: npt.NDArray[np.uint8],
+    map_34: npt.NDArray[np.float32],
+    bounds_32: npt.NDArray[np.float32],
+    taps_R: npt.NDArray[np.float32],
+    box_4: npt.NDArray[np.int64],
+    flip: bool,
+) -> None:
+    """Colour and normalise by the map, within bounds; blur, where there is more than one tap; empty the box; mirror."""
+    frames, _, height, width = clip_TCHW.shape
+    left, top, right, bottom = box_4
+    blurs = len(taps_R) > 1
+    row_3W = np.empty((3, width), np.float32)
+    half_blurred_3HW = np.empty((3, height if blurs else 0, width), np.float32)
+    for t in range(frames):
+        if blurs:
+            _blur_rows(half_blurred_3HW, clip_TCHW[t], map_34, bounds_32, taps_R)
+        for y in range(height):
+            if blurs:
+                for c in range(3):
+                    _blur_columns(row_3W[c], half_blurred_3HW[c], y, taps_R)
+            else:
+                _colour(row_3W[0], row_3W[1], row_3W[2], clip_TCHW[t], y, map_34, bounds_32)
+            if top <= y < bottom:
+                row_3W[:, left:right] = np.float32(0)
+            _interleave(out_THWC[t, y], row_3W, flip)
+
+
+@njit(nogil=True, cache=True)
+def _colour(
+    red_W: npt.NDArray[np.float32],
+    green_W: npt.NDArray[np.float32],
+    blue_W: npt.NDArray[np.float32],
+    picture_CHW: npt.NDArray[np.uint8],
+    y: int,
+    map_34: npt.NDArray[np.float32],
+    bounds_32: npt.NDArray[np.float32],
+) -> None:
+    """Write one row of the picture, channel by channel."""
+    rr, rg, rb, r0 = map_34[0]
+    gr, gg, gb, g0 = map_34[1]
+    br, bg, bb, b0 = map_34[2]
+    (r_low, r_high), (g_low, g_high), (b_low, b_high) = bounds_32[0], bounds_32[1], bounds_32[2]
+    from_red_W, from_green_W, from_blue_W = picture_CHW[0, y], picture_CHW[1, y], picture_CHW[2, y]
+    for x in range(len(red_W)):
+        r, g, b = np.float32(from_red_W[x]), np.float32(from_green_W[x]), np.float32(from_blue_W[x])
+        red_W[x] = min(max(rr * r + rg * g + rb * b + r0, r_low), r_high)
+        green_W[x] = min(max(gr * r + gg * g + gb * b + g0, g_low), g_high)
+        blue_W[x] = min(max(br * r + bg * g + bb * b + b0, b_low), b_high)
+
+
+@njit(nogil=True, cache=True)
+def _blur_rows(
+    out_3HW: npt.NDArray[np.float32],
+    picture_CHW: npt.NDArray[np.uint8],
+    map_34: npt.NDArray[np.float32],
+    bounds_32: npt.NDArray[np.float32],
+    taps_R: npt.NDArray[np.float32],
+) -> None:
+    """Colour a picture and blur it along its rows."""
+    _, height, width = out_3HW.shape
+    reach = len(taps_R) - 1
+    wide_3V = np.empty((3, width + 2 * reach), np.float32)
+    red_W, green_W, blue_W = wide_3V[0][reach:-reach], wide_3V[1][reach:-reach], wide_3V[2][reach:-reach]
+    for y in range(height):
+        _colour(red_W, green_W, blue_W, picture_CHW, y, map_34, bounds_32)
+        for c in range(3):
+            wide_V, out_W = wide_3V[c], out_3HW[c, y]
+            for k in range(1, reach + 1):
+                wide_V[reach - k] = wide_V[reach + _mirrored(-k, width)]
+                wide_V[reach + width - 1 + k] = wide_V[reach + _mirrored(width - 1 + k, width)]
+            _weigh(out_W, wide_V[reach : reach + width], taps_R[0])
+            for k in range(1, reach + 1):
+                _add_pair(
+                    out_W, wide_V[reach - k : reach - k + width], wide_V[reach + k : reach + k + width], taps_R[k]
+                )
+
+
+@njit(nogil=True, cache=True)
+def _blur_columns(
+    out_W: npt.NDArray[np.float32], plane_HW: npt.NDArray[np.float32], y: int, taps_R: npt.NDArray[np.float32]
+) -> None:
+    """One row of a plane, blurred along the columns."""
+    _weigh(out_W, plane_HW[y], taps_R[0])
+    for k in range(1, len(taps_R)):
+        above, below = _mirrored(y - k, len(plane_HW)), _mirrored(y + k, len(plane_HW))
+        _add_pair(out_W, plane_HW[above], plane_HW[below], taps_R[k])
+
+
+@njit(nogil=True, cache=True)
+def _weigh(out_W: npt.NDArray[np.float32], row_W: npt.NDArray[np.float32], weight: float) -> None:
+    for x in range(len(out_W)):
+        out_W[x] = weight * row_W[x]
+
+
+@njit(nogil=True, cache=True)
+def _add_pair(
+    out_W: npt.NDArray[np.float32], one_W: npt.NDArray[np.float32], other_W: npt.NDArray[np.float32], weight: float
+) -> None:
+    for x in range(len(out_W)):
+        out_W[x] += weight * (one_W[x] + other_W[x])
+
+
+@njit(nogil=True, cache=True)
+def _interleave(out_WC: npt.NDArray[np.float32], row_3W: npt.NDArray[np.float32], flip: bool) -> None:
+    """Write a row pixel by pixel, from its right end if it is to be mirrored."""
+    red_W, green_W, blue_W = row_3W[0], row_3W[1], row_3W[2]
+    last = len(out_WC) - 1
+    if flip:
+        for x in range(last + 1):
+            out_WC[x, 0], out_WC[x, 1], out_WC[x, 2] = red_W[last - x], green_W[last - x], blue_W[last - x]
+    else:
+        for x in range(last + 1):
+            out_WC[x, 0], out_WC[x, 1], out_WC[x, 2] = red_W[x], green_W[x], blue_W[x]
+
+
+@njit(nogil=True, cache=True)
+def _mirrored(place: int, extent: int) -> int:
+    """A place beyond the edge as the one that shows there: pictures go on mirrored, without repeating the edge."""
+    if extent == 1:
+        return 0
+    place = abs(place) % (2 * extent - 2)
+    return min(place, 2 * extent - 2 - place)
