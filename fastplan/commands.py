@@ -10,6 +10,7 @@ from rich.filesize import decimal
 
 from fastplan.config import RunConfig
 from fastplan.data.batch import ClipBatch, ClipLoader, choose_decoder, default_threads
+from fastplan.data.crashes import Crash
 from fastplan.data.index import VideoIndex, build_index
 from fastplan.data.lost import LostClips
 from fastplan.data.sampling import evaluation_samples
@@ -182,6 +183,7 @@ def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, s
         named = "".join(f"\n{Path(v.path).parent.name}/{Path(v.path).name}: {v.reason}" for v in bad[:5])
         more = "\n... the others are listed in results.json" if len(bad) > 5 else ""
         rows.append(("left out", f"{len(bad)} videos that do not decode{named}{more}"))
+    rows += [("crashed", _last_words(crash)) for crash in runner.crashes.found]
     if resumed:
         rows.append(("resumed", _found(runner.journal, task)))
     if task.graph is not None and not resumed and runner.disk_free is not None and runner.disk_free < runner.disk.most:
@@ -192,6 +194,13 @@ def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, s
         if len(batches) > 1:
             rows.append(("note", f"effective batch differs between states: {sorted(batches)}"))
     return rows
+
+
+def _last_words(crash: Crash) -> str:
+    where = "decoding no video"
+    if crash.path is not None:
+        where = f"decoding {crash.path}, which is left out from now on"
+    return f"a process of this run ended by {crash.signal}, {where}; what its threads were doing: {crash.words}"
 
 
 def _found(journal: Journal, task: Task) -> str:

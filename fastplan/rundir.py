@@ -1,8 +1,8 @@
 """The run folder: the only module that knows which file is where.
 
 config.yaml (resolved), pretrained.json, state_graph.yaml or replay.yaml, journal.sqlite, checkpoints/, network.pt,
-plan.yaml, frontier.yaml, results.json, report.html, log.jsonl, lost.jsonl, environment.json, tensorboard/. Files that
-matter are written to a temporary name, flushed and renamed.
+plan.yaml, frontier.yaml, results.json, report.html, log.jsonl, lost.jsonl, crashes/, environment.json, tensorboard/.
+Files that matter are written to a temporary name, flushed and renamed.
 """
 
 import fcntl
@@ -76,6 +76,11 @@ class RunDir:
     def tensorboard_dir(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    @property
+    def crashes_dir(self) -> Path:
+        """What `fastplan.data.crashes` keeps."""
+        return self.path / "crashes"
 
     def open_journal(self) -> Journal:
         """The journal of this run."""

@@ -13,6 +13,7 @@ import torch
 
 from fastplan.config import RunConfig, replay_settings
 from fastplan.data.batch import choose_decoder, default_threads
+from fastplan.data.crashes import Crashes
 from fastplan.data.lost import LostClip, LostClips
 from fastplan.data.splits import open_splits
 from fastplan.driving import Job, drive
@@ -86,6 +87,11 @@ class Runner:
             self.lost.check(split)
         rundir.claim()
         self.journal = rundir.open_journal()
+        try:
+            self.crashes = Crashes(rundir.crashes_dir)
+        except OSError as error:
+            raise UserError(f"cannot write {rundir.crashes_dir}: {error.strerror}; see to it, then --resume") from None
+        self.lost.watch(self.crashes)
         self._store = Store(self.config.checkpoints or str(rundir.checkpoints_root.absolute()))
         self.disk_free = self._store.free_bytes()
         self._explorer = Explorer(
@@ -100,7 +106,14 @@ class Runner:
         )
         largest = max(state.largest_batch for state in [*states, target])
         self._equipment = Equipment(
-            self.config, fingerprint(self.splits), target, largest, self.decoder, self._store, tuple(self.lost.clips)
+            self.config,
+            fingerprint(self.splits),
+            target,
+            largest,
+            self.decoder,
+            self._store,
+            tuple(self.lost.clips),
+            rundir.crashes_dir.absolute(),
         )
         self._kept: str | None = None
         self.outcomes: dict[str, Outcome] = {}
@@ -111,6 +124,7 @@ class Runner:
     def __exit__(self, *_: object) -> None:
         self._explorer.close()
         self.journal.close()
+        self.crashes.close()
 
     def search(self, graph: StateGraph) -> SearchResult:
         """Search the graph, or finish a search that was begun.

@@ -79,9 +79,9 @@ class ClipFetcher:
         for row in rows:
             end = int(self._ends_M[row])
             if end not in self._groups:
-                before = self._lost_before(row)
-                task = None if before else self._submit(range(row, end))
-                self._groups[end] = _Group(row, end, task, before.reason if before else "")
+                reason = self._known_reason(row)
+                task = None if reason else self._submit(range(row, end))
+                self._groups[end] = _Group(row, end, task, reason)
 
     def take(self, rows: Sequence[int]) -> list[tuple[int, Source]]:
         """These samples, as rows with their clips.
@@ -126,11 +126,19 @@ class ClipFetcher:
         samples = self.samples
         known = [before.instead] if before is not None and before.instead is not None else []
         for other in chain(known, samples.spares(row)):
-            if self._lost_before(other) is None:
+            if not self._known_reason(other):
                 sources, _ = self._result(self._submit(range(other, other + 1)), other)
                 if sources:
                     return other, sources[0]
         raise UserError("none of the clips of an epoch can be read: is the folder of the videos still there?")
+
+    def _known_reason(self, row: int) -> str:
+        """Why this clip is not even tried, empty where it is."""
+        crashed = self._reading.lost.crashed
+        if crashed and (reason := crashed.get(self._path(row))):
+            return reason
+        before = self._lost_before(row)
+        return before.reason if before else ""
 
     def _lost_before(self, row: int) -> LostClip | None:
         if not len(self._reading.lost):
@@ -157,7 +165,13 @@ class ClipFetcher:
         samples, part = self.samples, slice(rows.start, rows.stop)
         video = self._index.videos[int(samples.videos_M[rows[0]])]
         frames_VT, crops_V4 = samples.frames_MT[part], samples.changes.crops_M4[part]
-        return self._reading.workers.submit(lambda: self._read(video, frames_VT, crops_V4, samples.spec.size))
+        size, lost = samples.spec.size, self._reading.lost
+
+        def read() -> list[Source]:
+            with lost.reading(video.path):
+                return self._read(video, frames_VT, crops_V4, size)
+
+        return self._reading.workers.submit(read)
 
     def _read(
         self, video: VideoInfo, frames_VT: npt.NDArray[np.int32], crops_V4: npt.NDArray[np.float32], size: int

@@ -1,8 +1,10 @@
 """Clips that could not be read during a run: counted, listed with their reasons, limited, and lost again on resume."""
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from fastplan.data.crashes import Crashes
 from fastplan.data.index import VideoIndex
 from fastplan.errors import UserError
 
@@ -43,9 +45,23 @@ class LostClips:
         self._on_lost = on_lost
         self._clips = {_key(clip): clip for clip in before}
         self._bad: list[tuple[VideoIndex, dict[str, str]]] = []
+        self._crashes: Crashes | None = None
 
     def __len__(self) -> int:
         return len(self._clips)
+
+    def watch(self, crashes: Crashes) -> None:
+        """Lose every clip of the videos that have crashed a decoder, and note what is being decoded."""
+        self._crashes = crashes
+
+    def reading(self, path: str) -> AbstractContextManager[None]:
+        """While the calling thread decodes this video."""
+        return nullcontext() if self._crashes is None else self._crashes.reading(path)
+
+    @property
+    def crashed(self) -> dict[str, str]:
+        """Videos that are not tried any more, and why."""
+        return {} if self._crashes is None else self._crashes.files
 
     @property
     def clips(self) -> list[LostClip]:
@@ -55,7 +71,7 @@ class LostClips:
     @property
     def files(self) -> dict[str, str]:
         """Each bad video and what was wrong with it first."""
-        files: dict[str, str] = {}
+        files = dict(self.crashed)
         for clip in self.clips:
             files.setdefault(clip.path, clip.reason)
         return files

@@ -101,7 +101,8 @@ class Equipment:
     """All that a worker is made from, on whatever machine: it holds no data, no open file and no device.
 
     config: resolved. lost: clips that could not be read before this process began. data_fingerprint: of the training
-    and validation videos. target: clip regime of every validation. largest_batch: of all states.
+    and validation videos. target: clip regime of every validation. largest_batch: of all states. crashes: the folder
+    of the run's crashes, None where nobody keeps them.
     """
 
     config: RunConfig
@@ -111,6 +112,7 @@ class Equipment:
     decoder: Decoder
     store: Store
     lost: tuple[LostClip, ...] = ()
+    crashes: Path | None = None
 
     def open_splits(self, threads: int) -> Splits:
         """The run's videos, for a worker in another process. Raises `UserError` where it sees other ones there."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fastplan.data.crashes import Crashes
 from fastplan.data.lost import LostClips
 from fastplan.errors import UserError
 from fastplan.train.edge import EdgeTrainer, Equipment, Request
@@ -42,6 +43,8 @@ def serve(
     try:
         fraction = equipment.config.data.max_bad_fraction
         lost = LostClips(fraction, before=equipment.lost, on_lost=lambda clip: tell("unread", clip))
+        if equipment.crashes is not None and equipment.crashes.is_dir():  # not on a machine that sees checkpoints only
+            lost.watch(Crashes(equipment.crashes))
         splits = equipment.open_splits(threads)
         trainer = EdgeTrainer(equipment, splits, device, threads=threads, lost=lost, on_step=on_step)
         while True:
