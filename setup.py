@@ -58,7 +58,9 @@ setup(
     extras_require={
         "cuda13": ["nvidia-dali-cuda130>=2.4"],
         "ray": ["ray>=2.40"],
+        "http": ["aiohttp>=3.9"],
         "dev": [
+            "aiohttp>=3.9",
             "hypothesis>=6.100",
             "import-linter>=2.0",
             "mypy>=1.10",

@@ -54,7 +54,8 @@ def shard_members(name: str, *, cache_dir: Path | None) -> list[Member]:
     shard = Place(name).absolute()
     stamp = shard.stamp()
     if not stamp:
-        raise UserError(f"there is no shard {name}")
+        more = ", or its server does not answer" if is_remote(name) else ""
+        raise UserError(f"there is no shard {name}{more}")
     if cache_dir is None:
         return _list_members(shard)
     file = cache_dir / f"{hashlib.sha256(f'{shard.path} {stamp}'.encode()).hexdigest()[:24]}.json"

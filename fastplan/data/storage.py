@@ -76,8 +76,12 @@ class Place(NamedTuple):
         file = self.shard or self.path
         try:
             if is_remote(file):
-                filesystem, name = _open_filesystem(file)
-                return str(filesystem.ukey(name))
+                with _store_errors(file):
+                    filesystem, name = _open_filesystem(file)
+                    facts = filesystem.info(name)
+                    # What fsspec says of a file over HTTP is its address alone.
+                    seen = [facts[key] for key in ("size", "ETag", "Last-Modified") if facts.get(key)]
+                    return " ".join(map(str, (filesystem.ukey(name), *seen)))
             if self.first_picture is not None:
                 seen = [(status.st_size, status.st_mtime_ns) for status in picture_files(file)]
                 return f"{sum(size for size, _ in seen)} {max(time for _, time in seen)}" if seen else ""
@@ -110,10 +114,20 @@ class _RemoteFile:
 
     @cached_property
     def size(self) -> int:
-        return int(self._filesystem.size(self._name))
+        with _store_errors(self._name):
+            size = self._filesystem.size(self._name)
+        if size is None:
+            raise OSError(f"{self._name}: its server does not say how long it is")
+        return int(size)
 
     def read(self, offset: int, size: int) -> bytes:
-        return bytes(self._filesystem.cat_file(self._name, offset, offset + size)) if size else b""
+        if not size:
+            return b""
+        with _store_errors(self._name):
+            content = bytes(self._filesystem.cat_file(self._name, offset, offset + size))
+        if len(content) > size:
+            raise OSError(f"{self._name}: its server sends whole files only, and parts are asked for (HTTP ranges)")
+        return content
 
     def close(self) -> None:
         """Connections are fsspec's to keep."""
@@ -126,6 +140,17 @@ class _Part:
 
     def read(self, offset: int, size: int) -> bytes:
         return self._whole.read(self._begin + offset, max(min(size, self.size - offset), 0))
+
+
+@contextmanager
+def _store_errors(name: str) -> Iterator[None]:
+    """Every store has errors of its own, most of them no `OSError`; here they are."""
+    try:
+        yield
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        raise OSError(f"{name}: {error or type(error).__name__}") from error
 
 
 def _open_filesystem(url: str) -> tuple[Any, str]:
@@ -159,7 +184,7 @@ class Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer` as far as there are bytes."""
-        content = self._source.read(self._at, len(buffer))
+        content = self._source.read(self._at, max(min(len(buffer), self._source.size - self._at), 0))
         buffer[: len(content)] = content
         self._at += len(content)
         return len(content)
