@@ -1,6 +1,5 @@
 """The loader's benchmark: it refuses to time what differs, counts the processors of whole trees, and prints a table."""
 
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastplan.benchmarks import bench_loader, bound, peers, quick, switching, videos
+from fastplan.benchmarks import bench_loader, bound, contest, loader_page, peers, quick, switching, videos
 from fastplan.benchmarks.bench_memory import WARM_UP, growth_of
 from fastplan.benchmarks.cost import measured
 from fastplan.benchmarks.jobs import AUGMENT, jobs_of
@@ -29,7 +28,7 @@ from fastplan.planner.states import State
 from fastplan.train.precision import Precision
 from numbered_videos import read_numbers
 
-TINY = bench_loader.Plan(videos.ENCODINGS[:1], bench_loader.REGIMES[1:2], files=2, repeats=1, budget_s=0.01)
+TINY = contest.Plan(videos.ENCODINGS[:1], contest.REGIMES[1:2], files=2, repeats=1, budget_s=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +43,9 @@ def test_a_row_is_measured_for_ours_for_decoding_alone_and_for_every_peer(tmp_pa
     assert 0 < row.cpu_ms("decoding alone") < row.cpu_ms("fastplan")
     assert row.cpu_ms("PyAV + DataLoader") > row.cpu_ms("decoding alone"), "the work of other processes counts"
     assert "pip install it" in missing["gone"]
-    table = bench_loader._table([row])
+    table = loader_page.table([row])
     assert table.splitlines()[2].startswith("| H.264, GOP 12 | 4 segments of 4 | 4 |")
-    assert "pip install it" in bench_loader._explained([row], missing)
+    assert "pip install it" in loader_page.explained([row], missing)
 
 
 def _missing() -> list[peers.Way]:
@@ -100,14 +99,41 @@ def test_growth_is_that_behind_the_warm_up():
     assert growth_of(mib) == pytest.approx(22.5 / 303.75, rel=0.01)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the usual way of a DataLoader is to fork")
 def test_switching_counts_the_clips_of_every_regime(index, monkeypatch):
     monkeypatch.setattr(switching, "ITERATIONS", 2)
-    plans = [
-        training_samples(index, spec, AUGMENT, seed=0, stream="s", epoch=k, clips=2 * batch)
-        for k, (spec, batch) in enumerate(switching.REGIMES)
-    ]
-    assert sum(switching._ours(index, plans)) == sum(2 * batch for _, batch in switching.REGIMES)
+    batches = [batch for _, batch in switching.REGIMES for _ in range(2)]
+    spec, _ = switching.REGIMES[0]
+    samples = training_samples(index, spec, AUGMENT, seed=0, stream="s", epoch=0, clips=sum(batches))
+    assert list(switching._ours(index, samples)) == batches
+    parts = list(switching._jobs_by_regime(index, samples))
+    assert [size for size, jobs in parts for _ in range(2) if len(jobs) == 2 * size] == batches
+    frames = [list(job.frames) for _, jobs in parts for job in jobs]
+    under = [samples.under(spec).frames_MT.tolist() for spec, _ in switching.REGIMES]
+    places = np.cumsum([0] + [len(jobs) for _, jobs in parts])
+    assert frames == [under[k][place] for k in range(len(parts)) for place in range(places[k], places[k + 1])]
+
+
+def test_the_page_of_switching_says_how_far_ahead_and_why_not_further():
+    results = [switching.Result(*row) for row in (("fastplan", 60, 10, 30, 20), ("PyAV", 40, 15.5, 300, 30))]
+    page = switching.page(results)
+    assert "| fastplan | 60.0 (60.0-60.0) | 10.0 (10.0-10.0) | 30 ms | 20 ms | 1 |" in page
+    assert "Ours gives 1.5 times the clips of PyAV, the best peer.\n2 times was the aim." in page
+    assert "10.0 against 15.5 CPU ms" in page
+    assert "was the aim" not in switching.page([results[0], switching.Result("PyAV", 29, 15.5, 300, 30)])
+
+
+def row_of(ours: float, floor: float, peer: float) -> contest.Row:
+    names = (contest.OURS, contest.FLOOR, "decord")
+    times = {name: [(1.0, ms)] for name, ms in zip(names, (ours, floor, peer), strict=True)}
+    return contest.Row("H.264, GOP 12", "16 consecutive", 4, times=times)
+
+
+def test_a_row_behind_its_aim_is_explained_by_what_decoding_alone_takes():
+    assert "aim" not in loader_page.explained([row_of(6.9, 5.0, 10.0)], {})
+    page = loader_page.explained([row_of(8.0, 5.0, 10.0), row_of(8.5, 7.5, 10.0)], {})
+    assert "0.80 of decord, where 0.7 was the aim; decoding the packets that cannot be left out takes 0.50" in page
+    assert "which leaves 2.0 ms a clip for cropping, scaling, colours and threads, and they take 3.0." in page
+    assert "0.85 of decord, where 0.7 was the aim, which cannot be had with this decoder" in page
 
 
 def test_what_bounds_is_said_in_one_sentence(index):
