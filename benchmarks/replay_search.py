@@ -1,6 +1,10 @@
 """Runs whole searches in generated worlds, one lever at a time, against the known best path."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 
@@ -8,6 +12,7 @@ from fastplan.planner import (
     Exploration,
     KneeFit,
     Outcome,
+    Progress,
     SearchResult,
     SearchRules,
     Stepwise,
@@ -23,6 +28,7 @@ from .replay_families import EPOCHS, VIDEOS, World, draw, worlds
 from .replay_knees import TOLERANCE, EndRule, fit_curve, noise_of
 
 PRIOR = ("c1-l0", "c2-l0", "c2-l1", "c2-l2")  # longest clips first, then lower rates: a plan anyone would write down
+FRESH = 30000  # seeds of worlds from here on were not looked at while rules were made
 CLOSE = 0.02  # a plan this close to another in true accuracy is as good: 1.3 standard errors of 360 videos at .9
 
 
@@ -42,7 +48,10 @@ class Lever:
 
 KNOWN = EndRule("exponential, known at 80 %", "exponential", 5, 0.8)
 LONG = EndRule("tolerance, T = 10", "tolerance", 10)
+EXPONENTIAL = EndRule("exponential, T = 5", "exponential", 5)
+RACE = SearchRules(race=0.5)
 BASE = Lever("exhaustive (tolerance, T = 5)")
+LONGER = Lever("exhaustive, T = 10", end=LONG)
 PUBLISHED = Lever(
     "published (five parameters, T = 10, highest score)",
     end=EndRule("published, T = 10", "paper", 10),
@@ -50,27 +59,31 @@ PUBLISHED = Lever(
 )
 LEVERS = (
     BASE,
+    LONGER,
     Lever("T = 3", end=EndRule("tolerance, T = 3", "tolerance", 3)),
-    Lever("T = 10", end=LONG),
+    Lever("exponential, T = 5", end=EXPONENTIAL),
     Lever("highest score, no ties", rules=SearchRules(choose=pick_highest)),
-    Lever("exponential, T = 5", end=EndRule("exponential, T = 5", "exponential", 5)),
-    Lever("known knees (exponential, 80 %)", end=KNOWN),
     Lever("ceiling", ceiling=True),
     Lever("skip dominated", rules=SearchRules(skip_dominated=True)),
+    Lever("width 2", rules=SearchRules(width=2)),
+    Lever("race", rules=RACE),
+    Lever("race, first rung 5", rules=SearchRules(race=0.5, first_rung=5)),
+    Lever("race, width 2", rules=SearchRules(race=0.5, width=2)),
+    Lever("race, T = 10", end=LONG, rules=RACE),
+    Lever("race, exponential, T = 3", end=EndRule("exponential, T = 3", "exponential", 3), rules=RACE),
+    Lever("race, exponential, T = 5", end=EXPONENTIAL, rules=RACE),
     Lever("budget of half", share=0.5),
     Lever("budget of half, first path", rules=SearchRules(first_path=PRIOR), share=0.5),
-    Lever("budget of a quarter, first path", rules=SearchRules(first_path=PRIOR), share=0.25),
-    Lever("width 2", rules=SearchRules(width=2)),
-    Lever("T = 10, ceiling", end=LONG, ceiling=True),
-    Lever("T = 10, ceiling, skip", end=LONG, rules=SearchRules(skip_dominated=True), ceiling=True),
-    Lever("ceiling, skip, first path", rules=SearchRules(skip_dominated=True, first_path=PRIOR), ceiling=True),
-    Lever(
-        "ceiling, skip, first path, budget of half",
-        rules=SearchRules(skip_dominated=True, first_path=PRIOR),
-        ceiling=True,
-        share=0.5,
-    ),
+    Lever("budget of half, first path, race", rules=SearchRules(first_path=PRIOR, race=0.5), share=0.5),
 )
+SLOW = (
+    Lever("known knees (exponential, 80 %)", end=KNOWN),
+    Lever("known knees, race", end=KNOWN, rules=RACE),
+    PUBLISHED,
+)
+
+
+Ends = dict[tuple[str, float | None, str], tuple[Stop, int, KneeFit]]  # without a rival, by key, accuracy before, rule
 
 
 @dataclass(frozen=True)
@@ -87,26 +100,30 @@ class Replayed:
     path_cost: int
     plan: tuple[str, ...]
     at_sink: bool
-    result: SearchResult
+    result: SearchResult | None
 
 
-def replay(world: World, lever: Lever, *, budget: int | None = None) -> Replayed:
-    """Search the world. The noise of an edge depends on the world and the path alone, so levers are compared paired."""
+def replay(world: World, lever: Lever, *, budget: int | None = None, ends: Ends | None = None) -> Replayed:
+    """Search the world. The noise of an edge depends on the world and the path alone, so levers are compared paired.
+
+    ends: of edges of this world that were computed before, added to.
+    """
+    ends = {} if ends is None else ends
     stepwise = Stepwise(world.graph, replace(lever.rules, budget=budget))
     true: dict[tuple[str, ...], float] = {}
-    epochs = 0
+    trained: dict[tuple[str, ...], int] = {}
     while ready := stepwise.ask():
         exploration = ready[0]
         rival = stepwise.best_rival(exploration) if lever.ceiling else None
-        outcome, reached = _train(world, exploration, lever.end, rival, true)
+        told, reached = _train(world, exploration, lever.end, rival, true, ends)
         true[exploration.names] = reached
-        epochs += outcome.trained
-        stepwise.tell(exploration, outcome)
+        trained[exploration.names] = told.epochs if isinstance(told, Progress) else told.trained
+        stepwise.tell(exploration, told)
     result = stepwise.result()
     assert result.path is not None, "no edge of a world diverges"
     final = result.path.names
     return Replayed(
-        epochs=epochs,
+        epochs=sum(trained.values()),
         cost=stepwise.spent,
         accuracy=true[final],
         path_cost=result.path.cost,
@@ -117,8 +134,13 @@ def replay(world: World, lever: Lever, *, budget: int | None = None) -> Replayed
 
 
 def _train(
-    world: World, exploration: Exploration, end: EndRule, rival: Outcome | None, true: dict[tuple[str, ...], float]
-) -> tuple[Outcome, float]:
+    world: World,
+    exploration: Exploration,
+    end: EndRule,
+    rival: Outcome | None,
+    true: dict[tuple[str, ...], float],
+    ends: Ends,
+) -> tuple[Outcome | Progress, float]:
     target, arrival = exploration.state.name, exploration.arrival
     rng = np.random.default_rng([world.seed, *exploration.key.encode()])
     before = true[arrival.names] if arrival else None
@@ -126,10 +148,17 @@ def _train(
     checkpoints, observed = draw(truth, world.jitters[target], rng)
     seen = observed.tolist()
     scores = rng.binomial(VIDEOS, checkpoints) / VIDEOS
-    stop, trained, fit = _end_of(seen, end, rival, from_scratch=arrival is None)
+    edge = exploration.key, before, end.name
+    found = None if rival else ends.get(edge)
+    stop, trained, fit = found or _end_of(seen, end, rival, from_scratch=arrival is None)
+    if rival is None:
+        ends[edge] = stop, trained, fit
+    price = world.prices[target]
+    if exploration.until is not None and exploration.until < trained:
+        curve = seen[: exploration.until + 1]
+        return Progress(exploration.source, target, tuple(curve), exploration.until * price), math.nan
     kept = choose_epoch(seen[: trained + 1], fit, rule=end.rule, from_scratch=arrival is None)
     score = float(scores[kept])
-    price = world.prices[target]
     outcome = Outcome(
         source=exploration.source,
         target=target,
@@ -142,6 +171,7 @@ def _train(
         seconds=0.0,
         checkpoint=exploration.key,
         spent=trained * price,
+        curve=tuple(seen[: trained + 1]),
     )
     return outcome, float(truth[kept])
 
@@ -173,49 +203,80 @@ def _end_of(seen: list[float], end: EndRule, rival: Outcome | None, *, from_scra
     raise AssertionError("should_stop ends every edge at EPOCHS")
 
 
-def lever_tables(n: int, n_published: int) -> str:
-    """Markdown: every lever alone and together on `n` worlds; the published search on the first `n_published`."""
-    drawn = worlds(n)
-    best = np.array([world.best_possible() for world in drawn])
-    base = [replay(world, BASE) for world in drawn]
-    lines = [
-        f"## {n} generated worlds (three clip settings by three learning rates, 14 or 18 edges; cap {EPOCHS} epochs, "
-        f"{VIDEOS} videos)",
-        "",
+def lever_tables(n: int, n_slow: int, *, seed: int = FRESH, processes: int = 2) -> str:
+    """Markdown: every lever on `n` worlds, those that are slow to compute on the first `n_slow`, in processes."""
+    with get_context("spawn").Pool(processes) as pool:
+        quick = pool.map(partial(_all_of, LEVERS), range(seed, seed + n), chunksize=1)
+        slow = pool.map(partial(_all_of, SLOW), range(seed, seed + n_slow), chunksize=1)
+    found = {lever.name: list(column) for lever, column in zip(LEVERS, zip(*quick, strict=True), strict=True)}
+    found |= {lever.name: list(column) for lever, column in zip(SLOW, zip(*slow, strict=True), strict=True)}
+    best = np.array([world.best_possible() for world in worlds(n, seed=seed)])
+    head = (
+        f"## {n} generated worlds (seeds {seed} and on; three clip settings by three learning rates, 14 or 18 "
+        f"edges; cap {EPOCHS} epochs, {VIDEOS} videos)\n\n"
         "Regret: expected accuracy of the best path, every state trained for its best number of epochs, less that of "
-        "the plan's network, in points. As good: true accuracy at most 2 points below that of the first row in the "
-        "same world. Search / path: clip-frames of the whole search over those of training its plan once. The "
-        f"published search is measured on the first {n_published} worlds only.",
-        "",
-        "| lever | epochs | of exhaustive | clip-frames of exhaustive | regret, mean | 95th percentile | as good | "
-        "same plan | search / path | ends in the sink |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for lever in (*LEVERS, PUBLISHED):
-        count = n_published if lever is PUBLISHED else n
-        found = [_with_share(w, lever, b) for w, b in zip(drawn[:count], base[:count], strict=True)]
-        lines.append(_row(lever.name, found, base[:count], best[:count]))
-    return "\n".join(lines) + "\n"
+        "the plan's network, in points; beside it the difference to another search of the same worlds, paired, with "
+        "its standard error. As good: true accuracy at most 2 points below that of the first row in the same world. "
+        "Search / path: clip-frames of the whole search over those of training its plan once.\n\n"
+    )
+    table = (
+        "| lever | worlds | epochs | of T = 5 | of T = 10 | regret | 95th percentile | less T = 5's | less T = 10's | "
+        "as good | same plan | search / path | ends in the sink |\n" + "|---" * 13 + "|\n"
+    )
+    rows = "".join(_row(name, of, found, best) for name, of in found.items())
+    against = (
+        f"\nAgainst the published search, on its {n_slow} worlds:\n\n"
+        "| lever | epochs of the published | clip-frames of the published | regret less the published's |\n"
+        + "|---" * 4
+        + "|\n"
+    )
+    for name in (BASE.name, LONGER.name, *(lever.name for lever in LEVERS if lever.rules.race is not None)):
+        ours, theirs = found[name][:n_slow], found[PUBLISHED.name]
+        cells = (
+            _share(ours, theirs),
+            f"{sum(f.cost for f in ours) / sum(f.cost for f in theirs):.0%}",
+            _less(ours, theirs),
+        )
+        against += f"| {name} | {' | '.join(cells)} |\n"
+    return head + table + rows + against
 
 
-def _with_share(world: World, lever: Lever, base: Replayed) -> Replayed:
-    if lever is BASE:
-        return base
-    return replay(world, lever, budget=None if lever.share is None else int(lever.share * base.cost))
+def _all_of(levers: Sequence[Lever], seed: int) -> list[Replayed]:
+    """A world searched with each lever; what the edges of two levers share is computed once."""
+    world, ends = worlds(1, seed=seed)[0], {}
+    base = replay(world, BASE, ends=ends)
+    budgets = [None if lever.share is None else int(lever.share * base.cost) for lever in levers]
+    found = [replay(world, lever, budget=b, ends=ends) for lever, b in zip(levers, budgets, strict=True)]
+    return [replace(f, result=None) for f in found]
 
 
-def _row(name: str, found: list[Replayed], base: list[Replayed], best: np.ndarray) -> str:
-    regret = 100 * (best - np.array([f.accuracy for f in found]))
-    pairs = list(zip(found, base, strict=True))
+def _share(ours: Sequence[Replayed], theirs: Sequence[Replayed]) -> str:
+    return f"{sum(f.epochs for f in ours) / sum(f.epochs for f in theirs):.0%}"
+
+
+def _less(ours: Sequence[Replayed], theirs: Sequence[Replayed]) -> str:
+    """Mean difference of the regrets in points, positive where ours is worse, and its standard error."""
+    worse = 100 * np.array([t.accuracy - o.accuracy for o, t in zip(ours, theirs, strict=True)])
+    return f"{worse.mean():+.2f} ± {worse.std(ddof=1) / len(worse) ** 0.5:.2f}"
+
+
+def _row(name: str, ours: list[Replayed], found: dict[str, list[Replayed]], best: np.ndarray) -> str:
+    n = len(ours)
+    base, longer = found[BASE.name][:n], found[LONGER.name][:n]
+    regret = 100 * (best[:n] - np.array([f.accuracy for f in ours]))
+    pairs = list(zip(ours, base, strict=True))
     cells = [
-        f"{np.mean([f.epochs for f in found]):.0f}",
-        f"{sum(f.epochs for f in found) / sum(b.epochs for b in base):.0%}",
-        f"{sum(f.cost for f in found) / sum(b.cost for b in base):.0%}",
+        f"{n}",
+        f"{np.mean([f.epochs for f in ours]):.0f}",
+        _share(ours, base),
+        _share(ours, longer),
         f"{regret.mean():.2f}",
         f"{np.quantile(regret, 0.95):.1f}",
+        _less(ours, base),
+        _less(ours, longer),
         f"{np.mean([f.accuracy >= b.accuracy - CLOSE for f, b in pairs]):.0%}",
         f"{np.mean([f.plan == b.plan for f, b in pairs]):.0%}",
-        f"{sum(f.cost for f in found) / max(sum(f.path_cost for f in found), 1):.1f}",
-        f"{np.mean([f.at_sink for f in found]):.0%}",
+        f"{sum(f.cost for f in ours) / max(sum(f.path_cost for f in ours), 1):.1f}",
+        f"{np.mean([f.at_sink for f in ours]):.0%}",
     ]
-    return f"| {name} | {' | '.join(cells)} |"
+    return f"| {name} | {' | '.join(cells)} |\n"

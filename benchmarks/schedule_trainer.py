@@ -362,6 +362,9 @@ class _RunWatcher:
             self._listener.work(record.clip_frames)
         self._before = now
 
+    def pause_edge(self, key: str) -> None:
+        pass
+
     def end_edge(self, key: str, outcome: Outcome) -> None:
         score = EpochRecord(0, outcome.accuracy, math.nan, 0, 0.0, 0.0)
         self._ledger.add(f"{self._root}>{key}>score", score, cpu_s() - self._before)

@@ -185,7 +185,9 @@ class PlanConfig(_Section):
     its best sibling. skip_dominated: leave out edges from a state where another one is no dearer and better.
     first_path: trained before anything else: a list of states, or the name or file of a plan. repeats: how many times,
     at most, the ways into the last state that are within noise of the best are trained again with other seeds, so that
-    their mean decides.
+    their mean decides. race: of the ways into a state, all trained to the same epoch, the share that is trained on,
+    one at least; null trains every way to its end. It is decided after epoch `first_rung`, then every `rung_step`
+    epochs.
     """
 
     knee: Literal["tolerance", "exponential", "power", "paper"] = "tolerance"
@@ -205,6 +207,9 @@ class PlanConfig(_Section):
     skip_dominated: bool = False
     first_path: str | list[str] | None = None
     repeats: Annotated[int, Field(ge=0)] = 0
+    race: Annotated[float, Field(ge=0, lt=1)] | None = None
+    first_rung: Positive = 2
+    rung_step: Positive = 1
 
 
 class TestConfig(_Section):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fastplan.data.lost import LostClips
 from fastplan.errors import UserError
 from fastplan.exploring import Exploring
-from fastplan.planner.arrivals import Outcome
+from fastplan.planner.arrivals import Outcome, Progress
 from fastplan.train.edge import Answer, EpochDone, Request
 from fastplan.watcher import Watcher
 from fastplan.workers import MOST_LOSSES, Answered, Lost, Unread, Workers
@@ -18,7 +18,7 @@ class Job:
 
     key: str
     begin: Callable[[], Exploring]
-    finished: Callable[[Outcome | None], None]
+    finished: Callable[[Outcome | Progress | None], None]
 
 
 @dataclass

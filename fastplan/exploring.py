@@ -1,7 +1,7 @@
 """The driver's side of an edge: asks for epochs until its rules end it, then for a score; writes the journal.
 
-`explore` and `train_leg` are generators: they yield a `Request`, are sent its answer, and return the `Outcome`. So the
-same few lines serve one process and many workers, and everything is decided in one place, from the journal alone.
+`explore` and `train_leg` are generators: they yield a `Request`, are sent its answer, and return what came of it. So
+the same few lines serve one process and many workers, and everything is decided in one place, from the journal alone.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fastplan.budget import Budget, Spending
 from fastplan.config import RunConfig
-from fastplan.planner.arrivals import Outcome, state_of_key
+from fastplan.planner.arrivals import Outcome, Progress, state_of_key
 from fastplan.planner.confidence import is_hopeless, knee_band
 from fastplan.planner.curve import KneeFit, Stop, choose_epoch, epochs_in_play, fit_knee, should_stop
 from fastplan.planner.journal import EpochRecord, Journal
@@ -23,7 +23,7 @@ from fastplan.train.evaluate import Evaluation
 from fastplan.train.store import Store
 from fastplan.watcher import Watcher
 
-Exploring = Generator[Request, Answer, Outcome | None]
+Exploring = Generator[Request, Answer, Outcome | Progress | None]
 Rival = Callable[[], Outcome | None]
 
 
@@ -32,12 +32,14 @@ class _Rules:
     """When an edge ends: `max_epochs` exactly, or `attempt_epochs` past its knee and at most `max_epochs`.
 
     keeps_last: whether its last weights are what is kept; else any epoch in play may turn out to be the best.
+    until: pause after that epoch unless the edge has ended by then.
     """
 
     attempt_epochs: int
     max_epochs: int
     exact: bool = False
     keeps_last: bool = False
+    until: int | None = None
 
 
 class Explorer:
@@ -79,16 +81,21 @@ class Explorer:
         """Whether to begin an edge, or to go on with it: one that the budget cut short before has a score at least."""
         return len(self._journal.epochs(edge.key)) > 1 or self.affords(edge)
 
-    def explore(self, edge: EdgeTraining, *, rival: Rival) -> Exploring:
-        """Train one edge to its end and keep the checkpoint that `choose_epoch` names.
+    def explore(self, edge: EdgeTraining, *, rival: Rival, until: int | None = None) -> Exploring:
+        """Train one edge to its end, or to a pause, and keep the checkpoint that `choose_epoch` names.
 
-        rival: the best outcome so far of another way into the same state, for `plan.ceiling`. Returns None where the
-        budget allowed not one epoch. An edge that the budget cut short is not finished: a larger one goes on with it.
+        rival: the best outcome so far of another way into the same state, for `plan.ceiling`. until: where to pause;
+        its checkpoints stay. Returns None where the budget allowed not one epoch. An edge that the budget cut short
+        is not finished: a larger one goes on with it.
         """
         plan = self._config.plan
-        stop, fit = yield from self._train(edge, _Rules(plan.attempt_epochs, plan.max_epochs), rival)
+        rules = _Rules(plan.attempt_epochs, plan.max_epochs, until=until)
+        stop, fit = yield from self._train(edge, rules, rival)
         records = self._journal.epochs(edge.key)
         accuracies = [record.accuracy for record in records]
+        if stop is Stop.PAUSE:
+            self._watcher.pause_edge(edge.key)
+            return _progress(edge, records)
         if stop is Stop.DIVERGED:
             return self._finish(edge, _diverged(edge, records, fit.explanation))
         if stop is Stop.BUDGET and len(records) == 1:
@@ -98,11 +105,29 @@ class Explorer:
         assert isinstance(score, Evaluation)
         accuracy = score.video_top1 if plan.score == "measured" or fit.knee is None else fit.accuracy
         kept = self._store.weights_name(edge.key, epoch) if epoch else edge.parent
-        outcome = _outcome(edge, records, epoch, stop, accuracy, score.stderr, kept, fit.explanation)
+        outcome = _outcome(edge, records, epoch, stop.value, accuracy, score.stderr, kept, fit.explanation)
         if stop is Stop.BUDGET:
             self._watcher.end_edge(edge.key, outcome)
             return outcome
         return self._finish(edge, outcome)
+
+    def known(self, edge: EdgeTraining, until: int | None) -> Outcome | Progress | None:
+        """What the journal answers to `explore`; None where there is something left to train."""
+        outcome, records = self._journal.outcome(edge.key), self._journal.epochs(edge.key)
+        trained, behind = len(records) - 1, outcome is not None and outcome.status == "behind"
+        if until is not None and (trained > until or (behind and trained == until)):
+            return _progress(edge, records[: until + 1])
+        return None if behind else outcome
+
+    def give_up(self, edge: EdgeTraining, why: str) -> Outcome:
+        """Write down that a paused edge is not trained on, and delete its checkpoints."""
+        outcome = self._journal.outcome(edge.key)
+        if outcome is None:
+            records = self._journal.epochs(edge.key)
+            best = max(record.accuracy for record in records)
+            stderr = math.sqrt(best * (1 - best) / self._videos)
+            outcome = self._finish(edge, _outcome(edge, records, 0, "behind", best, stderr, None, why))
+        return outcome
 
     def train_leg(self, edge: EdgeTraining, leg: Leg) -> Exploring:
         """Train one leg of a plan; its last weights are kept, nothing is rolled back."""
@@ -117,7 +142,9 @@ class Explorer:
         assert isinstance(score, Evaluation)
         note = f"{leg.epochs} epochs as planned" if exact else f"planned {leg.epochs} epochs"
         kept = self._store.weights_name(edge.key, epoch)
-        return self._finish(edge, _outcome(edge, records, epoch, stop, score.video_top1, score.stderr, kept, note))
+        return self._finish(
+            edge, _outcome(edge, records, epoch, stop.value, score.video_top1, score.stderr, kept, note)
+        )
 
     def _train(
         self, edge: EdgeTraining, rules: _Rules, rival: Rival
@@ -141,6 +168,8 @@ class Explorer:
             )
             self._journal.record_fit(edge.key, epoch, fit)
             stop = self._decide(accuracies, fit, rules, rival)
+            if stop is Stop.TRAIN and rules.until is not None and epoch >= rules.until:
+                stop = Stop.PAUSE
             if stop is Stop.TRAIN and not self.affords(edge):
                 stop = Stop.BUDGET
             self._watcher.epoch(edge.key, records[-1], fit, stop)
@@ -227,7 +256,7 @@ def _outcome(
     edge: EdgeTraining,
     records: list[EpochRecord],
     epoch: int,
-    stop: Stop,
+    status: str,
     accuracy: float,
     stderr: float,
     kept: str | None,
@@ -237,7 +266,7 @@ def _outcome(
     return Outcome(
         source=edge.source,
         target=edge.state.name,
-        status=stop.value,  # type: ignore[arg-type]
+        status=status,  # type: ignore[arg-type]
         epochs=epoch,
         trained=records[-1].epoch,
         accuracy=accuracy,
@@ -248,11 +277,17 @@ def _outcome(
         note=note,
         spent=sum(record.clip_frames for record in records),
         repeat=edge.repeat,
+        curve=tuple(record.accuracy for record in records),
     )
 
 
+def _progress(edge: EdgeTraining, records: list[EpochRecord]) -> Progress:
+    curve = tuple(record.accuracy for record in records)
+    return Progress(edge.source, edge.state.name, curve, sum(record.clip_frames for record in records))
+
+
 def _diverged(edge: EdgeTraining, records: list[EpochRecord], note: str) -> Outcome:
-    return _outcome(edge, records, 0, Stop.DIVERGED, math.nan, math.nan, None, note)
+    return _outcome(edge, records, 0, "diverged", math.nan, math.nan, None, note)
 
 
 def _finite(value: float) -> float | None:

@@ -21,7 +21,7 @@ from fastplan.errors import UserError
 from fastplan.exploring import Explorer
 from fastplan.models.networks import network_spec
 from fastplan.ops import choose_kernels
-from fastplan.planner.arrivals import Exploration, Outcome, pick
+from fastplan.planner.arrivals import Exploration, Outcome, Progress, pick
 from fastplan.planner.curve import most_in_play
 from fastplan.planner.frontier import pick_highest
 from fastplan.planner.plans import Leg, Plan, plan_of
@@ -133,21 +133,33 @@ class Runner:
         """
         stepwise, begun = Stepwise(graph, search_rules(self.config)), set[str]()
 
-        def tell(exploration: Exploration, outcome: Outcome | None) -> None:
-            if outcome is None:
+        def tell(exploration: Exploration, told: Outcome | Progress | None) -> None:
+            if told is None:
                 return
-            self.outcomes[exploration.key] = outcome
-            settled = stepwise.tell(exploration, outcome)
-            self._save_best(stepwise.result(), graph)
+            settled = stepwise.tell(exploration, told)
+            if isinstance(told, Progress):
+                begun.remove(exploration.key)
+            else:
+                self.outcomes[exploration.key] = told
+                self._save_best(stepwise.result(), graph)
+            give_up()
             if settled or exploration.repeat:
                 self._delete_unneeded(stepwise)
 
+        def give_up() -> None:
+            for exploration, why in stepwise.given_up:
+                if exploration.key not in self.outcomes:
+                    self.outcomes[exploration.key] = self._explorer.give_up(_training_of(exploration), why)
+
         def tell_what_is_known() -> None:
-            for exploration in stepwise.ask():
-                if (outcome := self.journal.outcome(exploration.key)) is not None:
-                    self.outcomes[exploration.key] = outcome
-                    stepwise.tell(exploration, outcome)
-                    return tell_what_is_known()
+            while known := next(((e, told) for e in stepwise.ask() if (told := journalled(e)) is not None), None):
+                if isinstance(known[1], Outcome):
+                    self.outcomes[known[0].key] = known[1]
+                stepwise.tell(*known)
+            give_up()
+
+        def journalled(exploration: Exploration) -> Outcome | Progress | None:
+            return self._explorer.known(_training_of(exploration), exploration.until)
 
         def next_job() -> Job | None:
             tell_what_is_known()
@@ -155,11 +167,9 @@ class Runner:
                 edge = _training_of(exploration)
                 if edge.key not in begun and not _is_cut(exploration) and self._explorer.may_begin(edge):
                     begun.add(edge.key)
-                    return Job(
-                        edge.key,
-                        partial(self._explorer.explore, edge, rival=partial(stepwise.best_rival, exploration)),
-                        partial(tell, exploration),
-                    )
+                    rival = partial(stepwise.best_rival, exploration)
+                    explore = partial(self._explorer.explore, edge, rival=rival, until=exploration.until)
+                    return Job(edge.key, explore, partial(tell, exploration))
             return None
 
         self._drive(next_job)
@@ -188,8 +198,8 @@ class Runner:
             end(outcome)
             return next_job()
 
-        def end(outcome: Outcome | None) -> None:
-            assert outcome is not None
+        def end(outcome: Outcome | Progress | None) -> None:
+            assert isinstance(outcome, Outcome)
             if outcome.status == "diverged":
                 leg = plan.legs[len(path)]
                 raise UserError(f"leg {len(path) + 1} ({leg.state.name}) diverged: {outcome.note}; lower its lr")
@@ -317,6 +327,9 @@ def search_rules(config: RunConfig) -> SearchRules:
         skip_dominated=plan.skip_dominated,
         first_path=tuple(plan.first_path or ()),
         repeats=plan.repeats,
+        race=plan.race,
+        first_rung=plan.first_rung,
+        rung_step=plan.rung_step,
     )
 
 

@@ -28,6 +28,9 @@ class Watcher(Protocol):
     def epoch(self, key: str, record: EpochRecord, fit: KneeFit, stop: Stop) -> None:
         """An epoch of the edge is finished."""
 
+    def pause_edge(self, key: str) -> None:
+        """The edge is paused: it goes on with another `begin_edge`, or ends while it is paused."""
+
     def end_edge(self, key: str, outcome: Outcome) -> None:
         """The edge is finished."""
 

@@ -4,7 +4,7 @@
 Schedulers drive `Stepwise` themselves: see `fastplan.planner.stepwise`.
 """
 
-from fastplan.planner.arrivals import Exploration, Outcome, Reached, pick
+from fastplan.planner.arrivals import Exploration, Outcome, Progress, Reached, pick
 from fastplan.planner.confidence import is_hopeless, knee_band
 from fastplan.planner.curve import (
     KneeBand,
@@ -35,6 +35,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "PlanFrontier",
+    "Progress",
     "Reached",
     "SearchResult",
     "SearchRules",

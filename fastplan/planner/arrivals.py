@@ -16,8 +16,8 @@ class Outcome:
     """What exploring one edge gave.
 
     status: `knee` (converged), `cap` (stopped at max_epochs: its accuracy is a lower bound), `ceiling` (stopped because
-        nothing it could still gain would beat a sibling), `budget` (cut short: a lower bound too), `planned` (a replay
-        of exactly so many epochs) or `diverged`.
+        nothing it could still gain would beat a sibling), `behind` (given up in a race: no arrival), `budget` (cut
+        short: a lower bound too), `planned` (a replay of exactly so many epochs) or `diverged`.
     epochs: of the checkpoint that is kept, 0 where the source's weights were better.
     trained: epochs trained in all.
     accuracy, stderr: of the kept checkpoint, fractions; nan where it diverged.
@@ -26,11 +26,12 @@ class Outcome:
     note: one line for a person.
     spent: training clip-frames of all epochs trained, None where nobody counted them (see `total_cost`).
     repeat: 0 for the search's own training, n for the n-th one after it with other random numbers.
+    curve: accuracies after epochs 0, 1, ... trained; empty where nobody compares it while it is trained.
     """
 
     source: str
     target: str
-    status: Literal["knee", "cap", "ceiling", "budget", "planned", "diverged"]
+    status: Literal["knee", "cap", "ceiling", "behind", "budget", "planned", "diverged"]
     epochs: int
     trained: int
     accuracy: float
@@ -41,6 +42,7 @@ class Outcome:
     note: str = ""
     spent: int | None = None
     repeat: int = 0
+    curve: tuple[float, ...] = ()
 
     @property
     def name(self) -> str:
@@ -53,6 +55,25 @@ class Outcome:
         if self.spent is not None:
             return self.spent
         return round(self.cost * self.trained / self.epochs) if self.epochs else 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """An edge that is paused, so far.
+
+    curve: accuracies after epochs 0, 1, ... trained.
+    spent: training clip-frames of all of them.
+    """
+
+    source: str
+    target: str
+    curve: tuple[float, ...]
+    spent: int
+
+    @property
+    def epochs(self) -> int:
+        """Trained so far."""
+        return len(self.curve) - 1
 
 
 @dataclass(frozen=True)
@@ -92,12 +113,15 @@ class Exploration:
     """One training to do: `state`, from the weights at the end of `arrival`, or from the initial ones where None.
 
     repeat: n > 0 asks for the n-th training with other random numbers, initial weights included.
+    until: pause after that epoch and tell a `Progress`, unless the edge has ended by then; None: train to its end. An
+        edge that was paused goes on from where it is.
     """
 
     source: str
     state: State
     arrival: Reached | None
     repeat: int = 0
+    until: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

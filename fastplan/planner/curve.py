@@ -38,6 +38,7 @@ class Stop(str, Enum):
     KNEE = "knee"
     CAP = "cap"
     CEILING = "ceiling"
+    PAUSE = "pause"
     BUDGET = "budget"
     PLANNED = "planned"
     DIVERGED = "diverged"

@@ -111,7 +111,10 @@ class Journal:
     def outcome(self, edge: str) -> Outcome | None:
         """The outcome of an edge, None where it is not finished."""
         rows = self._execute("select outcome from edges where edge = ?", (edge,))
-        return Outcome(**json.loads(rows[0][0])) if rows else None
+        if not rows:
+            return None
+        outcome = json.loads(rows[0][0])
+        return Outcome(**{**outcome, "curve": tuple(outcome.get("curve", ()))})
 
     def edges(self) -> list[str]:
         """Every edge that has at least one finished epoch, in the order in which they were begun."""

@@ -7,11 +7,11 @@ The rules live in `fastplan.planner.stepwise`; here they are driven one edge at 
 
 from collections.abc import Callable, Mapping
 
-from fastplan.planner.arrivals import Outcome, Reached
+from fastplan.planner.arrivals import Outcome, Progress, Reached
 from fastplan.planner.states import StateGraph
 from fastplan.planner.stepwise import SearchResult, SearchRules, Stepwise
 
-Measure = Callable[..., Outcome]
+Measure = Callable[..., Outcome | Progress]
 OnSettled = Callable[[Mapping[str, Reached], set[str]], None]
 
 
@@ -26,7 +26,9 @@ def search(
 
     measure: called as measure(source, state, reached): train `state` from the weights at the end of `reached` (None
         for `start`). An outcome that diverged is an arrival that nothing continues from. With `rules.repeats` it is
-        called with repeat=n too, for the n-th training with other random numbers.
+        called with repeat=n too, for the n-th training with other random numbers; with `rules.race` it may be called
+        with until=n, to pause after epoch n and answer a `Progress` where the edge has not ended by then, and again
+        for the same edge, which goes on from where it was.
     on_settled: called as on_settled(reached, unsettled) after each state, with the names still to be settled; for
         deleting what no one can need any more. With a `width` above one, `reached` does not name all that is needed.
     rules: what is kept and what is left out; by default every edge is explored once and `pick` chooses.
@@ -34,8 +36,10 @@ def search(
     stepwise = Stepwise(graph, rules)
     while ready := stepwise.ask():
         exploration = ready[0]
-        again = {"repeat": exploration.repeat} if exploration.repeat else {}
-        outcome = measure(exploration.source, exploration.state, exploration.arrival, **again)
+        how = {"repeat": exploration.repeat} if exploration.repeat else {}
+        if exploration.until is not None:
+            how["until"] = exploration.until
+        outcome = measure(exploration.source, exploration.state, exploration.arrival, **how)
         for _ in stepwise.tell(exploration, outcome):
             on_settled(stepwise.reached, stepwise.unsettled)
     return stepwise.result()

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fastplan.errors import UserError
-from fastplan.planner.arrivals import Exploration, Outcome, Reached, pick
+from fastplan.planner.arrivals import Exploration, Outcome, Progress, Reached, pick
 from fastplan.planner.frontier import Choose, PlanFrontier, front, pareto, pick_highest, significantly_better
 from fastplan.planner.plans import Plan, plan_of
+from fastplan.planner.races import Race, Standing
 from fastplan.planner.repeats import Repeats, deciding_state
 from fastplan.planner.states import START, StateGraph
 
@@ -29,6 +30,9 @@ class SearchRules:
         noise. Edges from `start` are never left out; the others wait until all sources of their target are settled.
     first_path: states to train first, from `start` on, before anything else; a published or earlier plan.
     budget: clip-frames of training after which nothing new is asked, > 0. None: no limit.
+    race: of the ways into a state that are trained to the same rung, the share that goes on to the next, 0 <= race < 1,
+        one at least; the others are given up (`fastplan.planner.races`). None: every way is trained to its end.
+    first_rung, rung_step: the rungs are `first_rung` and every `rung_step` epochs from there, >= 1.
     repeats: in the last state that several ways lead into, the most times that those within twice that noise of the
         best are trained again with other seeds, >= 0; their mean decides (`fastplan.planner.repeats`).
 
@@ -42,6 +46,9 @@ class SearchRules:
     first_path: tuple[str, ...] = ()
     budget: int | None = None
     repeats: int = 0
+    race: float | None = None
+    first_rung: int = 2
+    rung_step: int = 1
 
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
@@ -52,6 +59,10 @@ class SearchRules:
             raise UserError(f"budget is {self.budget}; it must be positive, or None for no limit")
         if self.repeats < 0:
             raise UserError(f"repeats is {self.repeats}; it must be at least 0")
+        if self.race is not None and not 0 <= self.race < 1:
+            raise UserError(f"race is {self.race}; it must be at least 0 and below 1, or None for no race")
+        if self.first_rung < 1 or self.rung_step < 1:
+            raise UserError(f"first_rung is {self.first_rung} and rung_step {self.rung_step}; both must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class SearchResult:
 
     fronts: for each settled state, the arrivals its out-edges were trained from, cheapest first.
     frontier: the best plan for every budget, among the paths into the sink that were trained.
-    skipped: keys of explorations left out, and why.
+    skipped: keys of explorations left out or given up, and why.
     spent: clip-frames trained in the whole search.
     path: the arrival that the plan was traced back from, states of 0 epochs included; None without a plan.
     complete: False where the search was ended before all it had to do was told; `plan` is then the best so far, and
@@ -86,6 +97,7 @@ class Stepwise:
         self._rules = rules or SearchRules()
         self._order = [state.name for state in graph.in_order()]
         self._told: dict[tuple[str, ...], Outcome] = {}
+        self._paused: dict[tuple[str, ...], Progress] = {}
         self._arrivals: dict[tuple[str, ...], Reached] = {}
         self._fronts: dict[str, tuple[Reached, ...]] = {}
         self._reached: dict[str, Reached] = {}
@@ -110,8 +122,13 @@ class Stepwise:
     @property
     def spent(self) -> int:
         """Clip-frames trained in everything told so far."""
-        repeated = self._repeats.outcomes if self._repeats else ()
-        return sum(outcome.total_cost for outcome in (*self._told.values(), *repeated))
+        told = (*self._told.values(), *(self._repeats.outcomes if self._repeats else ()))
+        return sum(outcome.total_cost for outcome in told) + sum(paused.spent for paused in self._paused.values())
+
+    @property
+    def given_up(self) -> tuple[tuple[Exploration, str], ...]:
+        """What was trained for a while and is behind in a race, and why."""
+        return tuple(given_up for name in self._order for given_up in self._standing(name).given_up)
 
     @property
     def startable(self) -> set[Reached]:
@@ -131,26 +148,33 @@ class Stepwise:
         """All that can be trained now, in the order of a serial search; empty at the end or when the budget is spent.
 
         Asking again gives the same answer until something is told: who hands out work keeps account of what is
-        under way.
+        under way, by its key, since where to pause may change meanwhile.
         """
         if self._rules.budget is not None and self.spent >= self._rules.budget:
             return ()
         return self._open()
 
-    def tell(self, exploration: Exploration, outcome: Outcome) -> tuple[str, ...]:
-        """Take in one outcome; returns the states it settled. A repeat that the budget cut short stays open.
+    def tell(self, exploration: Exploration, outcome: Outcome | Progress) -> tuple[str, ...]:
+        """Take in an outcome, or how far an edge is; returns the states it settled.
 
-        Raises `ValueError` where the exploration is not open (told before, or never asked) or the outcome is of
-        another edge.
+        A repeat that the budget cut short stays open. Raises `ValueError` where the exploration is not open (told
+        before, or never asked), the outcome is of another edge, or the edge was paused before it was to be.
         """
         if exploration.names not in {other.names for other in self._open()}:
             raise ValueError(f"{exploration.key} is not open: it was told before, or never asked")
         if (outcome.source, outcome.target) != (exploration.source, exploration.state.name):
             raise ValueError(f"{outcome.source} -> {outcome.target} is not the outcome of {exploration.key}")
+        if isinstance(outcome, Progress):
+            if exploration.until is None or outcome.epochs < exploration.until:
+                wanted = "its end" if exploration.until is None else f"epoch {exploration.until}"
+                raise ValueError(f"{exploration.key} is to be trained to {wanted}; it was paused at {outcome.epochs}")
+            self._paused[exploration.names] = outcome
+            return self._settle()
         if exploration.repeat and self._repeats is not None:
             if outcome.status != "budget":
                 self._repeats.tell(exploration, outcome)
             return self._settle()
+        self._paused.pop(exploration.names, None)
         self._told[exploration.names] = outcome
         if outcome.status != "diverged":
             before = exploration.arrival.path if exploration.arrival else ()
@@ -191,7 +215,7 @@ class Stepwise:
             note=note,
             fronts={name: self._fronts[name] for name in self._order if name in self._fronts},
             frontier=PlanFrontier(self._graph, pareto(sink, z=self._rules.z)),
-            skipped=dict(self._skipped),
+            skipped={**self._skipped, **{way.key: why for way, why in self.given_up}},
             spent=self.spent,
             path=final,
             complete=complete,
@@ -203,7 +227,7 @@ class Stepwise:
         for name in self._order:
             if name in self._unsettled:
                 known = {*self._told, *(e.names for e in found)}
-                found += [e for e in self._into(name) if e.names not in known]
+                found += [e for e in self._standing(name).asked if e.names not in known]
                 if name == self._deciding and self._repeats is not None:
                     found += self._repeats.ask()
         return tuple(found)
@@ -222,6 +246,15 @@ class Stepwise:
                     if not self._is_skipped(exploration, sources):
                         found.append(exploration)
         return found
+
+    def _standing(self, name: str) -> Standing:
+        """What can be trained into a state now, and what has been given up."""
+        ways = self._into(name)
+        if self._rules.race is None:
+            return Standing(tuple(way for way in ways if way.names not in self._told))
+        race = Race(self._rules.race, self._rules.first_rung, self._rules.rung_step)
+        complete = all(s == START or s not in self._unsettled for s in self._graph.predecessors(name))
+        return race.standing(ways, {**self._paused, **self._told}, complete=complete)
 
     def _is_skipped(self, exploration: Exploration, sources: Sequence[str]) -> bool:
         arrival = exploration.arrival
@@ -251,7 +284,7 @@ class Stepwise:
         for name in self._order:  # one pass is enough: sources come before their targets
             if name not in self._unsettled or any(s in self._unsettled for s in self._graph.predecessors(name)):
                 continue
-            if any(e.names not in self._told for e in self._into(name)) or self._first_path_leads_to(name):
+            if self._standing(name).asked or self._first_path_leads_to(name):
                 continue
             if name == self._deciding and self._rules.repeats and self._repeats is None:
                 ways = self._in_state(name)

@@ -35,6 +35,7 @@ class Terminal(Bars):
     def __init__(self, console: Console | None = None) -> None:
         super().__init__(console)
         self._edges: dict[str, _Edge] = {}
+        self._paused: set[str] = set()
         self._bad: set[str] = set()
 
     def lost(self, clip: "LostClip") -> None:
@@ -55,7 +56,9 @@ class Terminal(Bars):
             f"\n[bold]{title}[/bold]  clip {state.clip}, lr {state.lr:g}, "
             f"batch {state.batch_size} x {state.accumulate}{frozen}, at most {most} epochs{again}"
         )
-        if done:
+        if key in self._paused:
+            self.console.print(f"  goes on after epoch {done}")
+        elif done:
             self.console.print(f"  resumed after epoch {done}, nothing lost")
 
     def step(self, key: str, step: int, steps: int) -> None:
@@ -74,6 +77,7 @@ class Terminal(Bars):
             Stop.KNEE: f"stop: knee at {fit.knee}",
             Stop.CAP: "stop: most epochs reached",
             Stop.CEILING: "stop: cannot reach the best way into this state",
+            Stop.PAUSE: "pause: other ways into this state get as far",
             Stop.BUDGET: "stop: the budget is spent",
             Stop.PLANNED: "stop: as planned",
             Stop.DIVERGED: f"stop: {fit.explanation}",
@@ -86,8 +90,17 @@ class Terminal(Bars):
             highlight=False,
         )
 
+    def pause_edge(self, key: str) -> None:
+        """Take its bar away."""
+        self._progress.remove_task(self._edges.pop(key).task)
+        self._paused.add(key)
+
     def end_edge(self, key: str, outcome: Outcome) -> None:
         """One line about a finished edge."""
+        if outcome.status == "behind":
+            title = " -> ".join(key.split(">")[-2:])
+            self.console.print(f"  [bold]{title}[/bold]  given up: {outcome.note}", highlight=False)
+            return
         edge = self._edges[key]
         self._progress.remove_task(edge.task)
         if outcome.status == "diverged":
@@ -128,7 +141,12 @@ def search_table(outcomes: Sequence[Outcome], final: Reached | None) -> Table:
         table.add_column(
             column, justify="left" if column in ("edge", "ended", "path") else "right", no_wrap=column == "edge"
         )
-    ended = {"cap": "cap, not converged", "budget": "budget, not converged", "planned": "as planned"}
+    ended = {
+        "cap": "cap, not converged",
+        "budget": "budget, not converged",
+        "behind": "given up",
+        "planned": "as planned",
+    }
     for outcome in outcomes:
         table.add_row(
             f"{outcome.source} -> {outcome.name}",

@@ -10,7 +10,9 @@ from fastplan.planner.arrivals import Outcome
 from fastplan.planner.curve import fit_knee
 from fastplan.planner.journal import EpochRecord, Journal
 
-OUTCOME = Outcome("start", "a", "knee", 3, 5, 0.875, 0.01, 480, 1.5, "checkpoints/x.pt", "note")
+OUTCOME = Outcome(
+    "start", "a", "knee", 3, 5, 0.875, 0.01, 480, 1.5, "checkpoints/x.pt", "note", curve=(0.1, 0.5, 0.875)
+)
 
 
 def test_what_is_committed_comes_back_after_reopening(tmp_path):

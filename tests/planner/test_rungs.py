@@ -1,0 +1,221 @@
+"""Races between the ways into a state: who goes on, in whatever order it is told, and who is left alone."""
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_stepwise import random_graph, some_path
+
+from fastplan.clips import ClipSpec
+from fastplan.errors import UserError
+from fastplan.planner import START, Outcome, Progress, Reached, SearchRules, State, StateGraph, Stepwise, search
+
+PRICE = 8
+
+
+def whole_outcome(seed: int, source: str, state: State, before: Reached | None, repeat: int = 0) -> Outcome:
+    """An edge trained to its end, from the whole path that led to it: epochs cost alike, one in ten diverges."""
+    rng = random.Random(f"{seed} {before.names if before else ()} {source} {state.name} {repeat}")
+    trained = rng.randint(1, 9)
+    curve = tuple(round(rng.random(), 2) for _ in range(trained + 1))
+    epochs = rng.randint(0, trained)
+    diverged = rng.random() < 0.1
+    return Outcome(
+        source=source,
+        target=state.name,
+        status="diverged" if diverged else rng.choice(["knee", "knee", "cap"]),
+        epochs=0 if diverged else epochs,
+        trained=trained,
+        accuracy=math.nan if diverged else curve[epochs],
+        stderr=math.nan if diverged else rng.choice([0.0, 0.02, 0.1]),
+        cost=PRICE * epochs,
+        seconds=0.0,
+        checkpoint=None,
+        spent=PRICE * trained,
+        curve=(*curve[:-1], math.nan) if diverged else curve,
+    )
+
+
+def until_paused(outcome: Outcome, until: int | None) -> Outcome | Progress:
+    if until is None or outcome.trained <= until:
+        return outcome
+    return Progress(outcome.source, outcome.target, outcome.curve[: until + 1], PRICE * until)
+
+
+def path_measure(seed: int):
+    def measure(source, state, before, repeat=0, until=None):
+        return until_paused(whole_outcome(seed, source, state, before, repeat), until)
+
+    return measure
+
+
+RULES = [
+    SearchRules(race=0.5),
+    SearchRules(race=0.0, first_rung=1),
+    SearchRules(race=0.7, first_rung=1, rung_step=2, width=2),
+    SearchRules(race=0.4, width=None, z=0.0),
+    SearchRules(race=0.5, skip_dominated=True, width=2),
+    SearchRules(race=0.5, z=4.0, repeats=2),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 10**6), order=st.randoms(use_true_random=False), rules=st.sampled_from(RULES))
+def test_any_order_of_telling_gives_the_serial_result(seed, order, rules):
+    rng = random.Random(seed)
+    graph, measure = random_graph(rng), path_measure(seed)
+    if rng.random() < 0.3:
+        rules = replace(rules, first_path=some_path(graph, rng))
+    serial = search(graph, measure, rules=rules)
+    stepwise, under_way = Stepwise(graph, rules), []
+    while True:
+        names = {e.names for e in under_way}
+        under_way += [e for e in stepwise.ask() if e.names not in names]
+        if not under_way:
+            break
+        e = under_way.pop(order.randrange(len(under_way)))
+        how = {"repeat": e.repeat} if e.repeat else {}
+        stepwise.tell(e, measure(e.source, e.state, e.arrival, until=e.until, **how))
+    assert stepwise.result() == serial
+    assert serial.complete
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_what_is_begun_anew_from_a_journal_asks_for_the_rest_alone(seed):
+    """Told again what was trained so far, as far as each question goes, a search asks for what the first one lacked."""
+    graph, rules, rng = random_graph(random.Random(seed)), RULES[seed % len(RULES)], random.Random(seed)
+    whole, trained = search(graph, path_measure(seed), rules=rules), {}
+    stepwise = Stepwise(graph, rules)
+    while ready := stepwise.ask():
+        if rng.random() < 0.2:
+            stepwise = Stepwise(graph, rules)  # killed
+            while known := next(((e, t) for e in stepwise.ask() if (t := journalled(trained, e)) is not None), None):
+                stepwise.tell(*known)
+            continue
+        e = rng.choice(ready)
+        end = whole_outcome(seed, e.source, e.state, e.arrival, e.repeat)
+        done = trained.get(e.names, (0, end))[0]
+        now = end.trained if e.until is None else min(e.until, end.trained)
+        assert now > done or (now == done == end.trained), "no epoch is asked for twice"
+        trained[e.names] = now, end
+        stepwise.tell(e, until_paused(end, e.until))
+    assert stepwise.result() == whole
+    assert sum(epochs for epochs, _ in trained.values()) * PRICE == whole.spent
+
+
+def journalled(trained, e):
+    epochs, end = trained.get(e.names, (-1, None))
+    goal = math.inf if e.until is None else e.until
+    return until_paused(end, e.until) if end is not None and epochs >= min(goal, end.trained) else None
+
+
+def fan(ways: int) -> StateGraph:
+    """From `start` into a, b, c ... and from each of them into z."""
+    names = [chr(ord("a") + i) for i in range(ways)]
+    states = tuple(State(name, ClipSpec(1, 8), 0.1) for name in (*names, "z"))
+    return StateGraph("fan", states, (*((START, n) for n in names), *((n, "z") for n in names)))
+
+
+def ended(source, target, curve, status="knee"):
+    last = len(curve) - 1
+    return Outcome(source, target, status, last, last, curve[-1], 0.01, PRICE * last, 0.0, None, "", PRICE * last,
+                   curve=tuple(curve))  # fmt: skip
+
+
+def fan_measure(curves, trained):
+    def measure(source, state, before, until=None):
+        if source == START:
+            assert until is None, "nothing races with random weights"
+            return ended(START, state.name, (0.1, 0.5))
+        curve = curves[source]
+        trained[source] = min(len(curve) - 1, math.inf if until is None else until)
+        return until_paused(ended(source, "z", curve), until)
+
+    return measure
+
+
+def test_half_of_the_ways_go_on_from_every_rung_and_the_best_is_trained_to_its_end():
+    curves = {
+        "a": (0.5, 0.50, 0.60, 0.61, 0.9, 0.95),
+        "b": (0.5, 0.70, 0.65, 0.65, 0.65),
+        "c": (0.5, 0.55, 0.69, 0.75, 0.80),
+        "d": (0.5, 0.40, 0.40, 0.40, 0.99),
+        "e": (0.5, 0.51, 0.66, 0.70, 0.70),
+    }
+    trained = {}
+    result = search(fan(5), fan_measure(curves, trained), rules=SearchRules(race=0.5))
+    assert trained == {"a": 2, "b": 4, "c": 4, "d": 2, "e": 3}, "3 of 5 go on from epoch 2, 2 from epoch 3"
+    assert result.path.names == ("c", "z")
+    assert set(result.skipped) == {"start>a>z", "start>d>z", "start>e>z"}, "b had ended"
+    assert result.skipped["start>a>z"] == "60.0 % after 2 epochs, another way 70.0 %"
+    assert result.spent == PRICE * (5 + 2 + 4 + 4 + 2 + 3)
+    everything = search(fan(5), fan_measure(curves, {}))
+    assert everything.path.names == ("d", "z") and not everything.skipped, "without a race the last epochs decide"
+
+
+def test_the_rungs_are_settings_and_share_zero_leaves_one():
+    curves = {name: tuple(0.1 * i + 0.01 * j for j in range(9)) for i, name in enumerate("abcd", 1)}
+    trained = {}
+    search(fan(4), fan_measure(curves, trained), rules=SearchRules(race=0.5, first_rung=3, rung_step=2))
+    assert trained == {"a": 3, "b": 3, "c": 5, "d": 8}
+    search(fan(4), fan_measure(curves, trained), rules=SearchRules(race=0.0, first_rung=1))
+    assert trained == {"a": 1, "b": 1, "c": 1, "d": 8}
+
+
+def test_ways_that_ended_before_they_were_behind_stay_arrivals():
+    curves = {"a": (0.5, 0.6), "b": (0.5, 0.7, 0.8, 0.9), "c": (0.5, 0.55, 0.56, 0.57)}
+    trained = {}
+    result = search(fan(3), fan_measure(curves, trained), rules=SearchRules(race=0.5))
+    assert trained == {"a": 1, "b": 3, "c": 2}
+    assert set(result.skipped) == {"start>c>z"}
+    assert {point.names for point in result.frontier.points} >= {("b", "z")}
+    assert len(result.frontier.points) == 2, "and a, which is cheaper"
+
+
+def opened(rules, ways=2):
+    stepwise = Stepwise(fan(ways), rules)
+    for e in stepwise.ask():
+        stepwise.tell(e, ended(START, e.state.name, (0.1, 0.5)))
+    return stepwise
+
+
+@pytest.mark.parametrize("cut_first", [True, False])
+def test_a_way_that_a_budget_cut_short_is_decided_about_when_a_larger_one_has_trained_it(cut_first):
+    stepwise = opened(SearchRules(race=0.5))
+    a, b = stepwise.ask()
+    assert (a.until, b.until) == (2, 2)
+    cut = ended("a", "z", (0.5, 0.4), status="budget")
+    told = [(a, cut), (b, Progress("b", "z", (0.5, 0.6, 0.7), 2 * PRICE))]
+    for exploration, what in told if cut_first else reversed(told):
+        stepwise.tell(exploration, what)
+    assert stepwise.given_up == ()
+    assert [(e.names, e.until) for e in stepwise.ask()] == [(("b", "z"), None)]
+    stepwise.tell(stepwise.ask()[0], ended("b", "z", (0.5, 0.6, 0.7), status="budget"))
+    assert stepwise.ask() == () and stepwise.given_up == ()
+    assert stepwise.result().path.names == ("b", "z")
+
+
+def test_a_pause_too_early_and_an_answer_that_nobody_asked_are_refused():
+    stepwise = opened(SearchRules(race=0.5))
+    a, b = stepwise.ask()
+    with pytest.raises(ValueError, match="to epoch 2; it was paused at 1"):
+        stepwise.tell(a, Progress("a", "z", (0.5, 0.4), PRICE))
+    stepwise.tell(a, Progress("a", "z", (0.5, 0.4, 0.4), 2 * PRICE))
+    assert [e.names for e in stepwise.ask()] == [("b", "z")]
+    stepwise.tell(b, Progress("b", "z", (0.5, 0.6, 0.7), 2 * PRICE))
+    assert [(e.names, why) for e, why in stepwise.given_up] == [
+        (("a", "z"), "50.0 % after 2 epochs, another way 70.0 %")
+    ]
+    with pytest.raises(ValueError, match="not open"):
+        stepwise.tell(a, ended("a", "z", (0.5, 0.4, 0.4)))
+    with pytest.raises(ValueError, match="to its end; it was paused at 5"):
+        stepwise.tell(stepwise.ask()[0], Progress("b", "z", (0.5, *[0.7] * 5), 5 * PRICE))
+
+
+@pytest.mark.parametrize("values", [{"race": 1.0}, {"race": -0.1}, {"first_rung": 0}, {"rung_step": 0}])
+def test_rules_out_of_range_are_refused(values):
+    with pytest.raises(UserError, match=next(iter(values))):
+        SearchRules(**values)

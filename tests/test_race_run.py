@@ -1,0 +1,66 @@
+"""Ways into one state that race, in whole runs: paused, given up, killed, resumed and shared between workers."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fastplan.configs import shipped
+from whole_runs import assert_same_end, command, journal_of, start, wait_for_epochs
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory) -> Path:
+    """Two ways lead into u8-low, neither of them from random weights."""
+    tiny = yaml.safe_load(shipped("state_graphs")["tiny"].read_text())
+    edges = ["start -> c4-high", "start -> u8-high", "c4-high -> u8-low", "u8-high -> u8-low"]
+    file = tmp_path_factory.mktemp("graph") / "fan.yaml"
+    file.write_text(yaml.safe_dump({**tiny, "edges": edges}))
+    return file
+
+
+def fresh(run: Path, graph: Path, *more: str) -> list[str]:
+    settings = ["plan.max_epochs=3", "plan.attempt_epochs=3", "train.bn_clips=16", "data.threads=2"]
+    words = ["--state-graph", str(graph), "--device", "cpu", "--seed", "3", *settings]
+    return command(run, *words, "plan.race=0.5", "plan.first_rung=1", *more)
+
+
+def test_a_race_killed_while_a_way_is_paused_ends_like_one_never_stopped(graph, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    done = subprocess.run(fresh(whole, graph), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = " ".join(done.stdout.split())
+    assert said.count("pause: other ways") == 2 and said.count("given up: ") == 1
+    trained = {edge: epoch for edge, epoch, *_ in journal_of(whole)["epochs"]}
+    ways = ["start>c4-high>u8-low", "start>u8-high>u8-low"]
+    assert sorted(trained.values()) == [1, 3, 3, 3] and min(trained[way] for way in ways) == 1
+    behind = [edge for edge in journal_of(whole)["edges"] if edge["status"] == "behind"]
+    assert len(behind) == 1 and behind[0]["trained"] == 1 and behind[0]["epochs"] == 0
+    curves = {(row[0], row[1]): row[2] for row in journal_of(whole)["epochs"]}
+    best = [max(curves[way, 0], curves[way, 1]) for way in ways]
+    assert trained[ways[best.index(max(best))]] == 3, "the first of equals, else the better one"
+    process = start(fresh(cut, graph))
+    wait_for_epochs(process, 4 + 4 + 2)  # both starts, and one of the ways to its pause
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = subprocess.run(command(cut, "--resume", "--workers", "2"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_end(cut, whole)
+    assert not list((cut / "checkpoints").rglob("*.optimizer.pt"))
+
+
+def test_a_race_that_a_budget_stopped_is_decided_with_a_larger_one(graph, tmp_path):
+    run = tmp_path / "run"
+    cut = subprocess.run(fresh(run, graph, "--budget", "7e"), capture_output=True, text=True)
+    assert cut.returncode == 0, cut.stdout + cut.stderr
+    assert len([row for row in journal_of(run)["epochs"] if row[1]]) == 7
+    assert not any(edge["status"] == "behind" for edge in journal_of(run)["edges"]), "one way was not at the rung"
+    done = subprocess.run(command(run, "--resume", "--budget", "100e"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    events = [json.loads(line) for line in (run / "log.jsonl").open()]
+    ended = sorted(e["status"] for e in events if e["event"] == "edge")
+    assert ended[0] == "behind" and len(ended) == 4 and set(ended[1:]) <= {"cap", "knee"}
+    assert sum(e["event"] == "epoch" for e in events) == 10
