@@ -172,7 +172,8 @@ class PlanConfig(_Section):
 
     knee: `tolerance`, `exponential` or `power`, or `paper` for the published rule. tolerance: accuracy given away at a
     knee, a fraction. attempt_epochs: trained past the knee in a search; replay_attempt_epochs: in a replay.
-    max_epochs: cap of an edge.
+    max_epochs: cap of an edge. known_knee: level, such as 0.8, of the band around the knee that must lie behind for an
+    edge to end, `attempt_epochs` or more after its beginning; null: it ends `attempt_epochs` past one fit's knee.
     val_clips: per video in the validation after each epoch; more of them steady the curve of a small validation set.
     scratch_margin: accuracy above chance before a knee is looked for in training from random weights. score: `measured`
     evaluates the kept checkpoint on `score_clips` clips per video (none of them the validation's own where val_clips
@@ -195,6 +196,7 @@ class PlanConfig(_Section):
     attempt_epochs: Positive = 5
     replay_attempt_epochs: Positive = 3
     max_epochs: Positive = 100
+    known_knee: Annotated[float, Field(gt=0, lt=1)] | None = None
     val_clips: Positive = 1
     scratch_margin: Fraction = 0.15
     score: Literal["measured", "fitted"] = "measured"

@@ -14,7 +14,7 @@ from fastplan.budget import Budget, Spending
 from fastplan.config import RunConfig
 from fastplan.planner.arrivals import Outcome, Progress, state_of_key
 from fastplan.planner.confidence import is_hopeless, knee_band
-from fastplan.planner.curve import KneeFit, Stop, choose_epoch, epochs_in_play, fit_knee, should_stop
+from fastplan.planner.curve import KneeBand, KneeFit, Stop, choose_epoch, epochs_in_play, fit_knee, should_stop
 from fastplan.planner.journal import EpochRecord, Journal
 from fastplan.planner.plans import Leg
 from fastplan.rundir import RunDir
@@ -26,10 +26,14 @@ from fastplan.watcher import Watcher
 Exploring = Generator[Request, Answer, Outcome | Progress | None]
 Rival = Callable[[], Outcome | None]
 
+_CEILING_LEVEL = 0.8  # of the band whose upper end is the highest that an edge may still reach
+
 
 @dataclass(frozen=True)
 class _Rules:
     """When an edge ends: `max_epochs` exactly, or `attempt_epochs` past its knee and at most `max_epochs`.
+
+    With `plan.known_knee` it is when the knee is known, `attempt_epochs` after its beginning or later.
 
     keeps_last: whether its last weights are what is kept; else any epoch in play may turn out to be the best.
     until: pause after that epoch unless the edge has ended by then.
@@ -182,16 +186,26 @@ class Explorer:
         plan, epoch = self._config.plan, len(accuracies) - 1
         if rules.exact and fit.status != "nonfinite":
             return Stop.PLANNED if epoch >= rules.max_epochs else Stop.TRAIN
-        stop = should_stop(accuracies, fit, attempt_epochs=rules.attempt_epochs, max_epochs=rules.max_epochs)
+        known = None
+        if plan.known_knee and fit.knee is not None and fit.knee <= epoch:
+            known = self._band(accuracies, fit, rules, plan.known_knee)
+        stop = should_stop(
+            accuracies, fit, attempt_epochs=rules.attempt_epochs, max_epochs=rules.max_epochs, band=known
+        )
         best = rival() if plan.ceiling and stop is Stop.TRAIN else None
         if best is None:
             return stop
-        noise = math.sqrt(accuracies[-1] * (1 - accuracies[-1]) / self._videos)
-        band = knee_band(
-            accuracies, fit, rule=plan.knee, tolerance=plan.tolerance, noise=noise, max_epochs=rules.max_epochs
-        )
+        band = self._band(accuracies, fit, rules, _CEILING_LEVEL)
         hopeless = is_hopeless(accuracies, band, best, attempt_epochs=rules.attempt_epochs)
         return Stop.CEILING if hopeless else Stop.TRAIN
+
+    def _band(self, accuracies: list[float], fit: KneeFit, rules: _Rules, level: float) -> KneeBand | None:
+        plan = self._config.plan
+        noise = math.sqrt(accuracies[-1] * (1 - accuracies[-1]) / self._videos)
+        most = rules.max_epochs
+        return knee_band(
+            accuracies, fit, rule=plan.knee, tolerance=plan.tolerance, noise=noise, max_epochs=most, level=level
+        )
 
     def _commit(self, edge: EdgeTraining, answer: Answer) -> EpochRecord:
         """Write a finished epoch down; from then on it is never trained again."""

@@ -12,7 +12,8 @@ import torch
 from fastplan.clips import ClipSpec
 from fastplan.config import RunConfig
 from fastplan.exploring import Explorer
-from fastplan.planner.curve import choose_epoch, epochs_in_play, fit_knee
+from fastplan.planner.confidence import knee_band
+from fastplan.planner.curve import Stop, choose_epoch, epochs_in_play, fit_knee, should_stop
 from fastplan.planner.journal import EpochRecord
 from fastplan.planner.plans import Leg
 from fastplan.planner.states import START, State
@@ -31,8 +32,8 @@ class Silent:
         return lambda *arguments: None
 
 
-def opened(folder: Path, knee: str) -> tuple[Explorer, Store]:
-    rundir, config = RunDir(folder), RunConfig.model_validate({"plan": {"knee": knee}})
+def opened(folder: Path, knee: str, **plan) -> tuple[Explorer, Store]:
+    rundir, config = RunDir(folder), RunConfig.model_validate({"plan": {"knee": knee, **plan}})
     rundir.claim()
     store = Store(str(rundir.checkpoints_root))
     explorer = Explorer(rundir, rundir.open_journal(), store, config, Silent(), chance=0.1, videos=360, clips=64)
@@ -98,6 +99,29 @@ def test_an_edge_under_way_keeps_what_can_still_be_chosen_whenever_it_is_killed(
     assert outcome.epochs == choose_epoch(trained, fit, rule=knee, from_scratch=True)
     assert store.names() == [outcome.checkpoint]
     assert most < outcome.trained or knee == "paper"
+
+
+@pytest.mark.parametrize("known", [None, 0.8, 0.95])
+def test_an_edge_ends_when_its_knee_is_known(tmp_path, known):
+    """Where `should_stop` ends it with the bands that the setting asks for."""
+    draws = np.random.default_rng(5)
+    curve = list(0.85 - 0.75 * np.exp(-0.3 * np.arange(101)) + draws.normal(0, 0.01, 101))
+    for wanted in range(len(curve)):
+        seen = curve[: wanted + 1]
+        fit, noise = fit_knee(seen, rule="exponential", chance=0.1), math.sqrt(seen[-1] * (1 - seen[-1]) / 360)
+        band = None
+        if known:
+            band = knee_band(seen, fit, rule="exponential", noise=noise, level=known)
+        if should_stop(seen, fit, attempt_epochs=5, max_epochs=100, band=band) is Stop.KNEE:
+            break
+    explorer, store = opened(tmp_path / "run", "exponential", known_knee=known)
+    exploring, request = explorer.explore(EDGE, rival=lambda: None), None
+    with pytest.raises(StopIteration) as end:
+        while True:
+            request = next(exploring) if request is None else exploring.send(answer(store, request, curve))
+    explorer.close()
+    assert (end.value.value.status, end.value.value.trained) == ("knee", wanted)
+    assert end.value.value.curve == tuple(curve[: wanted + 1])
 
 
 def test_a_leg_of_a_plan_keeps_its_last_epoch_only(tmp_path):
