@@ -16,6 +16,7 @@ from numba import njit
 
 from fastplan.config import AugmentConfig
 from fastplan.data.augmentation import Changes
+from fastplan.data.buffers import Buffers
 from fastplan.data.colour import colour_map
 
 _FLOAT = np.float32
@@ -29,6 +30,7 @@ class Finisher:
         mean_3, std_3 = np.array(augment.mean), np.array(augment.std)
         self._mean_3, self._scale_3 = 255.0 * mean_3, 1.0 / (255.0 * std_3)
         self._bounds_32 = np.stack([-mean_3 / std_3, (1.0 - mean_3) / std_3], axis=1).astype(_FLOAT)
+        self._buffers = Buffers()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="finish")
 
     def run(self, clips: Sequence[npt.NDArray[np.uint8]], changes: Changes) -> torch.Tensor:
@@ -37,8 +39,7 @@ class Finisher:
         clips: B of uint8 [T, 3, H, W], RGB, in planes or packed.
         """
         frames, channels, height, width = clips[0].shape
-        # NumPy asks for huge pages, torch does not: the first touch of ordinary ones costs more than all that follows.
-        batch_NTHWC = np.empty((len(clips), frames, height, width, channels), np.float32)
+        batch_NTHWC = self._buffers.empty((len(clips), frames, height, width, channels), np.float32)
         each = [changes[n : n + 1] for n in range(len(clips))]
         for _ in self._threads.map(self._finish, batch_NTHWC, clips, each):
             pass  # raises what a thread raised

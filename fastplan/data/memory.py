@@ -1,9 +1,10 @@
 """Memory that the loader takes in a clip regime, from the sizes of what it holds at once.
 
 A batch of decoded clips takes u = batch x frames x size x size x 3 bytes. Held at once are: three batches decoded or
-being decoded; as float, of 4 u each, the batch in the consumer's hands, two that wait, and one that is made or waits to
-wait; and where DALI changes the pictures (all operators on a GPU, RandAugment alone on the CPU) what each of its
-operators gives, clips in planes made packed among them. The compiled pass of the CPU keeps nothing between.
+being decoded; as float, of 4 u each, the batch in the consumer's hands, two that wait, one that is made or waits to
+wait, and one that was made before the consumer let go of its last; and where DALI changes the pictures (all operators
+on a GPU, RandAugment alone on the CPU) what each of its operators gives, clips in planes made packed among them. The
+compiled pass of the CPU keeps nothing between.
 """
 
 from dataclasses import dataclass
@@ -32,4 +33,4 @@ def loader_memory(spec: ClipSpec, batch_size: int, augment: AugmentConfig, *, on
         operators += augment.rand_augment_steps
     if on_gpu:
         operators += sum(bool(on) for on in (augment.jitter or augment.grey, augment.blur, augment.erase))
-    return LoaderMemory(decoded=(BATCHES_AHEAD + 1) * unit, prepared=(operators + 4 * (BATCHES_AHEAD + 2)) * unit)
+    return LoaderMemory(decoded=(BATCHES_AHEAD + 1) * unit, prepared=(operators + 4 * (BATCHES_AHEAD + 3)) * unit)
