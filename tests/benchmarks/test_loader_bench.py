@@ -193,8 +193,9 @@ def test_a_part_that_takes_too_long_is_stopped_and_the_sentence_comes_last(capfd
     sentence = quick.Part("help", "bound", ("--help",), 1.0)
     endless, long = quick.Part("memory", "bench_memory", (), 0.0), quick.Part("index", "bench_index", (), 1e3)
     begun = time.perf_counter()
-    assert quick.run(sentence, (endless, long), None, limit_s=18.0) == 0
-    assert time.perf_counter() - begun < 18, "the whole of the memory bench takes more than a minute"
+    subprocess.run([sys.executable, "-m", "fastplan.benchmarks.bound", "--help"], check=True, capture_output=True)
+    start_s = time.perf_counter() - begun  # on a busy machine longer than any limit that one would write here
+    assert quick.run(sentence, (endless, long), None, limit_s=quick._LAST_S + 3 * start_s + 2) == 0
     output = capfd.readouterr().out
     assert output.startswith("memory: stopped, it took too long: fastplan bench memory\n\nindex: left out, too little")
     assert output.index("kernels: not measured") < output.index("usage: fastplan bench bound")
