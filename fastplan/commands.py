@@ -39,7 +39,13 @@ def train(rundir: RunDir, task: Task, resumed: bool, workers: WorkerChoice, term
     if task.graph is None and workers.count != 1:
         raise UserError("the legs of a plan follow one another: more than one of --workers is for a search")
     with Runner(
-        rundir, task.config, states=task.states, target=task.target, watcher=terminal, workers=workers
+        rundir,
+        task.config,
+        states=task.states,
+        target=task.target,
+        watcher=terminal,
+        workers=workers,
+        most_epochs=task.most_epochs,
     ) as runner:
         terminal.facts(_first_lines(runner, task, resumed))
         if not resumed:

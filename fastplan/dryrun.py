@@ -58,7 +58,7 @@ def _explain(task: Task, measured: Probe, terminal: Terminal) -> None:
     least, most = found.total
     terminal.note(
         f"the search: {duration(least)} where every edge ends after {limits['attempt_epochs']} epochs, "
-        f"{duration(most)} where every edge runs to {limits['max_epochs']}, on one {measured.device} "
+        f"{duration(most)} where every edge runs to its cap, on one {measured.device} "
         f"in {measured.precision}"
     )
     terminal.note(

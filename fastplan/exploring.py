@@ -6,7 +6,7 @@ the same few lines serve one process and many workers, and everything is decided
 
 import math
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -35,12 +35,14 @@ class _Rules:
 
     With `plan.known_knee` it is when the knee is known, `attempt_epochs` after its beginning or later.
 
+    longest: the cap, instead of `max_epochs`, of an edge from random weights that has left its plateau.
     keeps_last: whether its last weights are what is kept; else any epoch in play may turn out to be the best.
     until: pause after that epoch unless the edge has ended by then.
     """
 
     attempt_epochs: int
     max_epochs: int
+    longest: int | None = None
     exact: bool = False
     keeps_last: bool = False
     until: int | None = None
@@ -85,15 +87,18 @@ class Explorer:
         """Whether to begin an edge, or to go on with it: one that the budget cut short before has a score at least."""
         return len(self._journal.epochs(edge.key)) > 1 or self.affords(edge)
 
-    def explore(self, edge: EdgeTraining, *, rival: Rival, until: int | None = None) -> Exploring:
+    def explore(
+        self, edge: EdgeTraining, *, rival: Rival, longest: int | None = None, until: int | None = None
+    ) -> Exploring:
         """Train one edge to its end, or to a pause, and keep the checkpoint that `choose_epoch` names.
 
-        rival: the best outcome so far of another way into the same state, for `plan.ceiling`. until: where to pause;
-        its checkpoints stay. Returns None where the budget allowed not one epoch. An edge that the budget cut short
-        is not finished: a larger one goes on with it.
+        rival: the best outcome so far of another way into the same state, for `plan.ceiling`. longest: the cap of an
+        edge from the start that has left its plateau, None for `plan.max_epochs` (`StateGraph.caps`). until: where to
+        pause; its checkpoints stay. Returns None where the budget allowed not one epoch. An edge that the budget cut
+        short is not finished: a larger one goes on with it.
         """
         plan = self._config.plan
-        rules = _Rules(plan.attempt_epochs, plan.max_epochs, until=until)
+        rules = _Rules(plan.attempt_epochs, plan.max_epochs, longest, until=until)
         stop, fit = yield from self._train(edge, rules, rival)
         records = self._journal.epochs(edge.key)
         accuracies = [record.accuracy for record in records]
@@ -136,7 +141,12 @@ class Explorer:
     def train_leg(self, edge: EdgeTraining, leg: Leg) -> Exploring:
         """Train one leg of a plan; its last weights are kept, nothing is rolled back."""
         exact = self._config.exact or leg.schedule != "constant"
-        rules = _Rules(self._config.plan.replay_attempt_epochs, leg.epochs if exact else 2 * leg.epochs, exact, True)
+        rules = _Rules(
+            self._config.plan.replay_attempt_epochs,
+            leg.epochs if exact else 2 * leg.epochs,
+            exact=exact,
+            keeps_last=True,
+        )
         stop, fit = yield from self._train(edge, rules, lambda: None)
         records = self._journal.epochs(edge.key)
         if stop is Stop.DIVERGED:
@@ -155,7 +165,9 @@ class Explorer:
     ) -> Generator[Request, Answer, tuple[Stop, KneeFit]]:
         """Ask for epochs, from the last one in the journal on, until the rules end the edge."""
         plan, records = self._config.plan, self._journal.epochs(edge.key)
-        self._watcher.begin_edge(edge.key, edge.source, edge.state, max(len(records) - 1, 0), rules.max_epochs)
+        self._watcher.begin_edge(
+            edge.key, edge.source, edge.state, max(len(records) - 1, 0), rules.longest or rules.max_epochs
+        )
         if not records:
             records = [self._commit(edge, (yield Request(edge, 0)))]
         on_disk = {record.epoch for record in records}
@@ -171,7 +183,7 @@ class Explorer:
                 scratch_margin=plan.scratch_margin,
             )
             self._journal.record_fit(edge.key, epoch, fit)
-            stop = self._decide(accuracies, fit, rules, rival)
+            stop = self._decide(accuracies, fit, self._capped(rules, accuracies), rival)
             if stop is Stop.TRAIN and rules.until is not None and epoch >= rules.until:
                 stop = Stop.PAUSE
             if stop is Stop.TRAIN and not self.affords(edge):
@@ -206,6 +218,11 @@ class Explorer:
         return knee_band(
             accuracies, fit, rule=plan.knee, tolerance=plan.tolerance, noise=noise, max_epochs=most, level=level
         )
+
+    def _capped(self, rules: _Rules, accuracies: list[float]) -> _Rules:
+        """The rules with the cap of this curve: what is at chance after `max_epochs` is not waited for any longer."""
+        risen = self._chance is None or max(accuracies) >= self._chance + self._config.plan.scratch_margin
+        return replace(rules, max_epochs=rules.longest) if rules.longest and risen else rules
 
     def _commit(self, edge: EdgeTraining, answer: Answer) -> EpochRecord:
         """Write a finished epoch down; from then on it is never trained again."""

@@ -62,6 +62,12 @@ class Task:
         return [leg.state for leg in self.plan.legs]
 
     @property
+    def most_epochs(self) -> int:
+        """The most that an edge may train: of a search, the largest of its caps."""
+        most = self.config.plan.max_epochs
+        return most if self.graph is None else max(self.graph.caps(most).values())
+
+    @property
     def target(self) -> State:
         """The regime of every validation: the graph's target clip, or the last leg's clip."""
         if self.graph is not None:

@@ -87,9 +87,7 @@ def probe(task: Task, progress: Callable[[str, int], Callable[[], None]]) -> Pro
         epoch_clips=_epoch_clips(config, splits),
         val_videos=len(splits.val),
         classes=len(splits.train.classes),
-        disk=disk_use(
-            network, epochs=most_in_play(config.plan.max_epochs, rule=config.plan.knee), states=len(task.states)
-        ),
+        disk=disk_use(network, epochs=most_in_play(task.most_epochs, rule=config.plan.knee), states=len(task.states)),
     )
 
 

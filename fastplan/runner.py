@@ -52,7 +52,9 @@ class Runner:
         target: State,
         watcher: Watcher,
         workers: WorkerChoice | None = None,
+        most_epochs: int | None = None,
     ) -> None:
+        """most_epochs: of an edge, for the disk that it takes (`Task.most_epochs`); None is `plan.max_epochs`."""
         self.rundir = rundir
         self.watcher = watcher
         self.device, self.device_why = choose_device(config.device)
@@ -71,7 +73,7 @@ class Runner:
         self.parameters = sum(p.numel() for p in network.parameters())
         self.disk = disk_use(
             network,
-            epochs=most_in_play(config.plan.max_epochs, rule=config.plan.knee),
+            epochs=most_in_play(most_epochs or config.plan.max_epochs, rule=config.plan.knee),
             states=len(states),
             workers=self.choice.count or 1,
         )
@@ -132,6 +134,7 @@ class Runner:
         Whenever it ends, the best plan so far, its network and the frontier of plans are in the run folder.
         """
         stepwise, begun = Stepwise(graph, search_rules(self.config)), set[str]()
+        caps = graph.caps(self.config.plan.max_epochs)
 
         def tell(exploration: Exploration, told: Outcome | Progress | None) -> None:
             if told is None:
@@ -167,8 +170,9 @@ class Runner:
                 edge = _training_of(exploration)
                 if edge.key not in begun and not _is_cut(exploration) and self._explorer.may_begin(edge):
                     begun.add(edge.key)
-                    rival = partial(stepwise.best_rival, exploration)
-                    explore = partial(self._explorer.explore, edge, rival=rival, until=exploration.until)
+                    rival, longest = partial(stepwise.best_rival, exploration), caps[edge.source, edge.state.name]
+                    until = exploration.until
+                    explore = partial(self._explorer.explore, edge, rival=rival, longest=longest, until=until)
                     return Job(edge.key, explore, partial(tell, exploration))
             return None
 

@@ -15,7 +15,6 @@ from fastplan.planner.states import START, Edge, StateGraph
 # A search costs about BEYOND[1] times what equally long edges would give; 80 % of the generated worlds lie between the
 # outer two (docs/planning.md).
 BEYOND = (1.0, 1.5, 2.6)
-WORTH = 3.0  # a search of up to so many times its path is cheap enough to be tried without further reasons
 TELLING = 0.04  # gaps between branches that were seen to matter are about this large (docs/planning.md)
 
 
@@ -71,12 +70,11 @@ class SearchEstimate:
 def estimate(graph: StateGraph, prices: Mapping[str, float], *, attempt_epochs: int, max_epochs: int) -> SearchEstimate:
     """Estimate a search from the price of one epoch in every state (seconds, clip-frames), > 0.
 
-    An edge trains at least `attempt_epochs` (then its knee was the very beginning) and at most `max_epochs`.
+    An edge trains at least `attempt_epochs` (then its knee was the very beginning) and at most what `StateGraph.caps`
+    says: `max_epochs`, or more from the start.
     """
-    edges = tuple(
-        EdgeEstimate(source, target, min(attempt_epochs, max_epochs), max_epochs, prices[target])
-        for source, target in graph.edges_in_order()
-    )
+    least, caps = min(attempt_epochs, max_epochs), graph.caps(max_epochs)
+    edges = tuple(EdgeEstimate(*edge, least, caps[edge], prices[edge[1]]) for edge in graph.edges_in_order())
     cheapest, dearest = {START: 0.0}, {START: 0.0}
     for state in graph.in_order():
         before = graph.predecessors(state.name)
@@ -88,9 +86,9 @@ def estimate(graph: StateGraph, prices: Mapping[str, float], *, attempt_epochs: 
 def verdict(graph: StateGraph, found: SearchEstimate, *, val_videos: int, accuracy: float = 0.8) -> tuple[bool, str]:
     """Whether a search can be worth its cost, and why, in words for a person.
 
-    val_videos: that decide. accuracy: around which the decisions will be made, a fraction. Two conditions, each seen to
-    decide (docs/planning.md): the validation videos must be able to tell two branches apart, and the search must not
-    cost more than what a single longer training would turn into the same accuracy.
+    val_videos: that decide. accuracy: around which the decisions will be made, a fraction. What decides was measured
+    (docs/planning.md, "When planning pays"): whether anything is contested, whether the learning rate is a question,
+    and whether the validation videos can tell two ways apart.
     """
     contested = sum(len(graph.predecessors(state.name)) > 1 for state in graph.states)
     if not contested:
@@ -101,23 +99,31 @@ def verdict(graph: StateGraph, found: SearchEstimate, *, val_videos: int, accura
     noise = math.sqrt(2 * accuracy * (1 - accuracy) / val_videos)
     low, about, high = found.expected_times
     cost = f"it costs about {about:.1f} times the path that it finds (eight in ten: {low:.1f} to {high:.1f})"
+    telling = f"{val_videos} validation videos tell two ways apart only beyond {100 * noise:.0f} points"
+    if rates := start_rates(graph):
+        finer = f"; {telling}, so only the choice of the rate can be trusted" if noise > TELLING else ""
+        return True, (
+            f"worth its cost where nobody knows the learning rate: training may start at {', '.join(rates)}, and at "
+            f"a rate that is too high a network learns nothing, however long it is trained; {cost}{finer}. Where the "
+            "rate is known, train at that rate."
+        )
     if noise > TELLING:
         return False, (
-            f"not worth its cost here: {val_videos} validation videos tell two ways apart only beyond "
-            f"{100 * noise:.0f} points (one standard error of the difference), and {cost}. Give more validation videos "
-            "(--val, plan.holdout), or train one path: a plan (--plan), or a graph without branches."
+            f"not worth its cost here: {telling} (one standard error of the difference), and {cost}. Give more "
+            "validation videos (--val, plan.holdout), or train one path: a plan (--plan), or a graph without branches."
         )
-    if about > WORTH:
-        return False, (
-            f"not worth its cost for one training: {cost}, and one longer training at a constant rate with averaged "
-            "weights was as good wherever the two were compared. It pays where the plan is trained again about "
-            f"{math.ceil(about)} times or more (seeds, networks, data), or where the learning rate is not known. "
-            "Otherwise give --budget or a smaller graph."
-        )
-    return True, (
-        f"affordable: {cost}; {val_videos} validation videos tell two ways apart beyond {100 * noise:.1f} points. It "
-        "needs no budget and no decay point chosen beforehand; it was not seen to beat a schedule with the right ones."
+    return False, (
+        f"not worth its cost for one training: {cost}, and one training at a constant rate with averaged weights was "
+        "as good for less. Train that, or a graph without branches, whose states end at their knees. A search is worth "
+        "its cost where nobody knows the learning rate (levels with 'starts: every-lr')."
     )
+
+
+def start_rates(graph: StateGraph) -> list[str]:
+    """Learning rates, highest first, that training may start at with the same clips; none where there is one only."""
+    first = [graph.state(name) for name in graph.successors(START)]
+    rates = {state.lr for state in first for other in first if state.clip == other.clip and state.lr != other.lr}
+    return [f"{rate:g}" for rate in sorted(rates, reverse=True)]
 
 
 def open_edges(found: SearchEstimate, reached: int) -> Sequence[Edge]:

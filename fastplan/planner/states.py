@@ -215,6 +215,20 @@ class StateGraph:
             order.append(self.state(ready))
         return tuple(order)
 
+    def depths(self) -> dict[str, int]:
+        """How many states the longest path to each state has, itself included, in topological order; 0 for start."""
+        depths = {START: 0}
+        for state in self.in_order():
+            depths[state.name] = 1 + max(depths[source] for source in self.predecessors(state.name))
+        return depths
+
+    def caps(self, max_epochs: int) -> dict[Edge, int]:
+        """The most epochs of every edge: `max_epochs`, and for one from the start as many as all states of the longest
+        path into its state have together, so that what starts late can be compared at equal compute.
+        """
+        depths = self.depths()
+        return {(s, t): max_epochs * (depths[t] if s == START else 1) for s, t in self.edges}
+
     def edges_in_order(self) -> tuple[Edge, ...]:
         """Every edge, in the order in which a serial search explores them."""
         return tuple((p, state.name) for state in self.in_order() for p in self.predecessors(state.name))

@@ -50,9 +50,7 @@ def draw_graph(graph: StateGraph, outcomes: Sequence[Outcome] = (), path: Collec
 
     path: edges to stand out, the plan's.
     """
-    depth = {START: 0}
-    for state in graph.in_order():
-        depth[state.name] = 1 + max(depth[p] for p in graph.predecessors(state.name))
+    depth = graph.depths()
     columns: dict[int, list[str]] = {}
     for name, column in depth.items():
         columns.setdefault(column, []).append(name)

@@ -61,14 +61,13 @@ def memory_table(expected: Sequence[Memory]) -> Table:
 
 def edges_table(graph: StateGraph, max_epochs: int, attempt_epochs: int) -> Table:
     """The edges of a graph in the order of the search, with the frames that an epoch of each takes per clip."""
-    table = Table(
-        title=f"{len(graph.edges)} edges, each at least {attempt_epochs} and at most {max_epochs} epochs",
-        title_justify="left",
-    )
-    for column in ("order", "edge", "frames per clip"):
+    caps, least = graph.caps(max_epochs), min(attempt_epochs, max_epochs)
+    table = Table(title=f"{len(graph.edges)} edges", title_justify="left")
+    for column in ("order", "edge", "epochs", "frames per clip"):
         table.add_column(column, justify="left" if column == "edge" else "right")
     for number, (source, target) in enumerate(graph.edges_in_order(), 1):
-        table.add_row(str(number), f"{source} -> {target}", str(graph.state(target).clip.length))
+        epochs = _range(least, caps[source, target], str)
+        table.add_row(str(number), f"{source} -> {target}", epochs, str(graph.state(target).clip.length))
     return table
 
 
@@ -86,8 +85,8 @@ def costs_table(task: Task, measured: Probe) -> Table:
     rows: list[tuple[str, str, int, int]]  # title, state, least and most epochs
     if task.graph is not None:
         least = min(plan.attempt_epochs, plan.max_epochs)
-        edges = task.graph.edges_in_order()
-        rows = [(f"{source} -> {target}", target, least, plan.max_epochs) for source, target in edges]
+        edges, caps = task.graph.edges_in_order(), task.graph.caps(plan.max_epochs)
+        rows = [(f"{source} -> {target}", target, least, caps[source, target]) for source, target in edges]
     else:
         assert task.plan is not None
         rows = [(leg.state.name, leg.state.name, leg.epochs, leg.epochs) for leg in task.plan.legs]
