@@ -41,9 +41,9 @@ def test_ten_kills_at_random_moments_change_nothing(reference, tmp_path):
 
 
 def test_a_full_disk_is_one_clear_line_and_loses_nothing(reference, tmp_path):
-    """No file above 300 kB, so the first checkpoint cannot be written; with space again it ends like any other."""
+    """No file above 1.1 MB, so the first checkpoint cannot be written; with space again it ends like any other."""
     run = tmp_path / "run"
-    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000));"
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1_100_000, 1_100_000));"
     limited += "from fastplan.cli import main; sys.exit(main(sys.argv[1:]))"
     words = [sys.executable, "-c", limited, *fresh(run)[3:]]
     full = subprocess.run(words, capture_output=True, text=True)
