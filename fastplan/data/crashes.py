@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_SLOTS = 256  # threads that decode at a time, those included that hang; more are not noted
+_SLOTS = 64  # threads that decode at a time, those included that hang; more are not noted
 _SLOT_BYTES = 4096
 _HEAD = struct.Struct("<QH")  # the thread, and how long the path is: 0 where it decodes nothing
 _LONGEST = _SLOT_BYTES - _HEAD.size
