@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        print(f"fastplan: {error.strerror}; what was saved is intact: free some space, then --resume", file=sys.stderr)
+        again = getattr(arguments, "again", "--resume")
+        print(f"fastplan: {error.strerror}; what was saved is intact: free some space, then {again}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = getattr(arguments, "interrupted", "finished epochs are kept: go on with --run DIR --resume")
@@ -157,7 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--show", type=int, metavar="N", help=f"write {_SHEET} with N clips, augmented as in training")
     check.add_argument("--hash", action="store_true", help="compare contents too, and name videos that are there twice")
     check.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings, as in configs/default.yaml")
-    check.set_defaults(run_command=_check, interrupted="what was probed is kept: run it again to go on")
+    kept = "what was probed is kept: run it again to go on"
+    check.set_defaults(run_command=_check, interrupted=kept, again="run it again")
 
     networks = commands.add_parser(
         "networks",

@@ -276,8 +276,10 @@ def read_settings(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises `UserError` where it cannot be read or is no mapping."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the configuration {path}: {error}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not YAML: it is not UTF-8 text") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if content is not None and not isinstance(content, dict):

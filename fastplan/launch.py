@@ -89,7 +89,8 @@ def resolve(request: Request) -> Task:
     if request.plan and not request.state_graph:
         asked["state_graph"] = None
     if bool(asked.get("state_graph")) == bool(asked.get("replay")):
-        raise UserError("give --state-graph NAME|FILE to search, or --plan NAME|FILE to train a plan again")
+        both = "not both: " if asked.get("replay") else ""
+        raise UserError(f"give {both}--state-graph NAME|FILE to search, or --plan NAME|FILE to train a plan again")
     graph = plan = None
     budget = Budget.parse(request.budget) if request.budget else None
     limit: dict[str, Any] = {}
@@ -136,6 +137,8 @@ def open_run(request: Request, folder: Path | None, *, resume: bool) -> tuple[Ru
         if saved.state_graph is not None:
             return rundir, Task(saved, rundir.load_graph(), None), True
         return rundir, Task(saved, None, rundir.load_replayed()), True
+    if resume and not request.says_something:
+        raise UserError(f"there is no run in {folder} to go on with: give the --run that was begun")
     task = resolve(request)
     if folder is None:
         name = Path(task.config.state_graph or task.config.replay or "run").stem

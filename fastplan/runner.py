@@ -33,6 +33,7 @@ from fastplan.train.disk import disk_use
 from fastplan.train.edge import EdgeTraining, Equipment, fingerprint, initial_network, training_of_leg
 from fastplan.train.precision import choose_device, choose_precision
 from fastplan.train.store import Store
+from fastplan.train.trainer import regimes_of
 from fastplan.watcher import Watcher
 from fastplan.workers.choice import WorkerChoice, open_workers
 
@@ -64,6 +65,8 @@ class Runner:
             config.data, holdout=config.plan.holdout, seed=config.seed, threads=threads, progress=watcher.progress
         )
         self._check_states([*states, target], config)
+        for state in states:
+            regimes_of(state, config.data.clips_per_epoch or len(self.splits.train))
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         network, self.pretrained = initial_network(config, self.splits.train.classes)

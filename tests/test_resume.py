@@ -1,6 +1,5 @@
 """A run killed at any moment and resumed ends like one that was never stopped: real processes, SIGKILL."""
 
-import ctypes
 import json
 import os
 import random
@@ -18,7 +17,7 @@ from fastplan.planner.graph_files import load_graph
 from fastplan.planner.plans import Leg, Plan
 from fastplan.rundir import RunDir
 from numbered_videos import write_numbered
-from whole_runs import SETTINGS, assert_same_end, command, fresh, journal_of, start, wait_for_epochs
+from whole_runs import SETTINGS, assert_same_end, command, fresh, journal_of, permissions_bind, start, wait_for_epochs
 
 
 @pytest.mark.slow
@@ -52,14 +51,6 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(reference, tmp_path):
     done = subprocess.run(command(run, "--resume"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert_same_end(run, reference)
-
-
-def permissions_bind() -> None:
-    """Before exec: take away what lets root read and write whatever a file's mode says; others never could."""
-    if os.geteuid() == 0:
-        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-            if ctypes.CDLL(None, use_errno=True).prctl(24, capability, 0, 0, 0):  # PR_CAPBSET_DROP
-                raise OSError(ctypes.get_errno(), "prctl")
 
 
 def contents_of(folder: Path) -> dict[str, bytes]:

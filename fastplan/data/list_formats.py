@@ -43,7 +43,8 @@ class PictureNames(NamedTuple):
 
     def place(self, path: Path) -> Place:
         """A file as it is; a folder as the pattern of its pictures."""
-        return Place(str(path / self.pattern), first_picture=self.first) if path.is_dir() else Place(str(path))
+        is_folder = os.path.isdir(path)  # also where its folder may not be read: a bad file then, not the end
+        return Place(str(path / self.pattern), first_picture=self.first) if is_folder else Place(str(path))
 
     def are_in(self, folder: str) -> bool:
         """Whether the first picture is there."""

@@ -82,7 +82,12 @@ def read_videos(
     Raises `UserError` for a missing or empty source, an empty class, fewer than two classes, a line that is no entry,
     or a pattern that does not compile or does not match.
     """
-    found, base = _read(str(source), format, pictures, cache_dir, labelled)
+    try:
+        found, base = _read(str(source), format, pictures, cache_dir, labelled)
+    except PermissionError as error:
+        raise UserError(
+            f"{error.filename} may not be read ({error.strerror}): chmod -R u+rX, or ask its owner"
+        ) from None
     base = Path(os.path.abspath(base))
     if labelled and len(found.classes) < 2:
         raise UserError(f"{source} has one class, '{found.classes[0]}'; training needs at least two")
@@ -101,6 +106,8 @@ def _read(
     if not path.exists() and "#" in path.name:
         name, part = path.name.rsplit("#", 1)
         path = path.with_name(name)
+    if path.is_dir() and format not in (None, "hmdb51"):
+        raise UserError(f"{source} is a folder, and data.format={format} wants the file of such a list: name that one")
     if path.is_dir() and format != "hmdb51" and not any(path.glob("*_test_split[123].txt")):
         return (_read_folder if labelled else _read_files)(path, pictures), path
     if not path.exists():
@@ -191,7 +198,7 @@ def _below(root: Path, places: Places) -> Names:
 
 def _videos_below(folder: Path, pictures: PictureNames) -> Iterator[Place]:
     """Video files and folders of pictures, sorted; hidden ones are left alone."""
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if pictures.pattern.format(pictures.first) in names:
             folders.clear()
@@ -200,6 +207,11 @@ def _videos_below(folder: Path, pictures: PictureNames) -> Iterator[Place]:
         for name in sorted(names):
             if is_video(name) and not name.startswith("."):
                 yield Place(os.path.join(place, name))
+
+
+def _refuse(error: OSError) -> None:
+    """What cannot be looked into is not passed over: its videos would be missing."""
+    raise error
 
 
 def _read_shards(names: Sequence[str], cache_dir: Path | None, labelled: bool) -> VideoList:
@@ -242,7 +254,10 @@ def _numbered_classes(labels: Sequence[int], where: str) -> tuple[str, ...]:
     present = set(labels)
     for label in range(max(labels)):
         if label not in present:
-            raise UserError(f"{where} has labels up to {max(labels)} but no video of class {label}")
+            raise UserError(
+                f"{where} has labels up to {max(labels)} but no video of class {label}: number classes from 0 on, "
+                "without a gap"
+            )
     return tuple(str(k) for k in range(max(labels) + 1))
 
 
@@ -256,7 +271,10 @@ def _read_line(line: str, where: str, base: Path) -> tuple[Path, int, str | None
         return base / quoted[2], int(quoted[3]), None
     words = line.rsplit(maxsplit=2)
     if len(words) < 2 or not re.fullmatch("[0-9]+", words[-1]):
-        raise UserError(f"{where}: '{line}' is neither 'path label' nor 'path frames label' with a label from 0 up")
+        raise UserError(
+            f"{where}: '{line}' is neither 'path label' nor 'path frames label' with spaces between and a label from 0 "
+            "up; class names stand in a table with commas, whose first line is path,label"
+        )
     with_spaces = line.rsplit(maxsplit=1)[0]
     if re.search(r"\s[0-9]+\s+#", line) and not (base / with_spaces).exists():
         raise UserError(f"{where}: '{line}' has a comment behind the label; put comments on lines of their own")

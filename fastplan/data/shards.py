@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastplan.data.cache import make_cache
 from fastplan.data.list_formats import VIDEO_SUFFIXES
 from fastplan.data.storage import Place, Stream, is_remote
 from fastplan.errors import UserError
@@ -63,7 +64,7 @@ def shard_members(name: str, *, cache_dir: Path | None) -> list[Member]:
         return [Member(Place(*place), label) for place, label in json.loads(file.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
         members = _list_members(shard)  # not there yet, or damaged
-    cache_dir.mkdir(parents=True, exist_ok=True)
+    make_cache(cache_dir)
     partial = file.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps(members), encoding="utf-8")
     partial.replace(file)

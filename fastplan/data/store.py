@@ -23,10 +23,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fastplan.data.cache import make_cache
 from fastplan.data.packets import Coding, PacketTable
 from fastplan.data.places import PathNumbers
 from fastplan.data.probe import Probed
-from fastplan.errors import UserError
 
 _VERSION = 2  # of the probe: rows of another version are not used
 _GROUP_ROWS = 32  # read together to get at one packet table: about 0.4 ms
@@ -163,12 +163,7 @@ class IndexStore:
 
         Raises `UserError` where the folder cannot be written.
         """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"the index cannot be kept in {self._folder} ({error.strerror}): set data.cache") from None
-        if not os.access(self._folder, os.W_OK):
-            raise UserError(f"the index cannot be kept in {self._folder}, which may not be written: set data.cache")
+        make_cache(self._folder)
         _remove_stale(self._folder)
         writer = _Writer(self._folder)
         try:

@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
+from fastplan.data.cache import make_cache
+
 CLASSES = (
     *("right", "left", "up", "down"),
     *("right-left", "left-right", "up-down", "down-up"),
@@ -69,7 +71,7 @@ def make_task(name: TaskName, cache_dir: Path, *, workers: int, on_video: Callab
     spec, folder = TASKS[name], task_folder(name, cache_dir)
     if folder.exists():
         return folder
-    cache_dir.mkdir(parents=True, exist_ok=True)
+    make_cache(cache_dir)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache_dir))
     try:
         jobs = []

@@ -40,6 +40,16 @@ class EpochStats:
     grad_norm: float
 
 
+def regimes_of(state: State, clips: int) -> list[Regime]:
+    """The regime of each step of an epoch of so many clips. Raises `UserError` where they do not make a step."""
+    if regimes := [Regime(*step) for step in state.steps(clips)]:
+        return regimes
+    raise UserError(
+        f"state '{state.name}' takes {state.effective_batch} clips a step (batch_size x accumulate), but an epoch has "
+        f"only {clips}: lower them or set data.clips_per_epoch"
+    )
+
+
 class Trainer:
     """The network, its average, the optimizer of the current state, and the loaders.
 
@@ -98,13 +108,8 @@ class Trainer:
             clips=config.data.clips_per_epoch,
             short=config.data.short,
         )
-        regimes = [Regime(*step) for step in state.steps(len(samples))]
+        regimes = regimes_of(state, len(samples))
         steps = len(regimes)
-        if steps == 0:
-            raise UserError(
-                f"state '{state.name}' takes {state.effective_batch} clips a step (batch_size x accumulate), but an "
-                f"epoch has only {len(samples)}: lower them or set data.clips_per_epoch"
-            )
         self._train_loader.configure(state.clip, state.batch_size)
         self.network.train()
         torch.manual_seed(int(stream_rng(config.seed, f"{stream}/torch", epoch).integers(2**62)))

@@ -140,7 +140,7 @@ def test_files_that_are_merged_while_somebody_looks(tmp_path: Path, monkeypatch:
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot be kept in .*file/index .*: set data\.cache"):
+    with pytest.raises(UserError, match=r"can be kept in .*file/index .*: set data\.cache"):
         probe_files([Place("a.mp4")], cache_dir=tmp_path / "file" / "index", threads=1)
 
 
