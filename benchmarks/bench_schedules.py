@@ -8,6 +8,7 @@ Run it again with the same words after an interruption: what is finished is not 
 import argparse
 import hashlib
 import json
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -172,10 +173,10 @@ def _head(asked: Asked, words: Sequence[str], videos: int) -> str:
     threads = asked.task.config.train.threads or "PyTorch's own"
     return f"""# Does planning pay? Schedules trained at equal clip-frames
 
-Command: `fastplan bench plan {" ".join(words)}`
+Command: `fastplan bench plan {_said(words)}`
 Machine: {processor()}{gpus}; Python {facts["python"]}, {versions}; threads of PyTorch: {threads}; other work beside it.
 
-Graph '{asked.task.graph.name}'; {videos} test videos, {asked.task.config.test.clips} clips each; {asked.seeds} seeds,
+Graph '{asked.task.graph.name}'; {videos} test videos, {asked.task.config.test.clips} clips each; n counts seeds,
 which vary initial weights, order, augmentation and dropout; the videos are the same. Budget of a schedule:
 {asked.spend.clip_frames:,} training clip-frames, in whole epochs of {asked.spend.epoch_clips} clips; two plain
 schedules get what the search of the same seed took, everything that it tried included. The target is {target.clip} at
@@ -188,6 +189,14 @@ validation and scores of this process). A plan is replayed under a seed that did
 Clip-frames do not see how large a picture is: multigrid's smaller ones cost less CPU. A training that diverged counts
 as chance.
 """
+
+
+def _said(words: Sequence[str]) -> str:
+    """The words of a command, as a shell takes them, without the folders of one machine."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--work")
+    parser.add_argument("--out")
+    return shlex.join(parser.parse_known_args(list(words))[1])
 
 
 class _Bar(Listener):

@@ -200,6 +200,7 @@ def test_a_killed_bench_ends_like_one_never_stopped(graph, resumed, tmp_path):
     rows = schedule_table.by_name(list(resumed.trained.values()))
     assert all(line in resumed.table.splitlines() for line in schedule_table.table(rows).splitlines())
     assert "fastplan bench plan --state-graph" in resumed.table and "torch" in resumed.table
+    assert str(resumed.work) not in resumed.table, "a page says what was trained, not where"
     assert "left out: multigrid both: state 'u8'" in resumed.table
     assert "top-1, %" in (resumed.work.parent / "out.svg").read_text(encoding="utf-8")
 
