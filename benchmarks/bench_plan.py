@@ -2,7 +2,7 @@
 
     fastplan bench plan [schedules] [--quick] [--seeds 3] [--budget 20e] [--state-graph NAME|FILE] [--data DIR|LIST]
     fastplan bench plan knees [--n 1000] [--n-slow 100] [--recorded FOLDER] [--out FILE]
-    fastplan bench plan levers [--n 300] [--n-slow 16] [--out FILE]
+    fastplan bench plan levers [--n 100] [--n-slow 60] [--out FILE]
 
 Each writes a Markdown table with command, machine and n.
 """
@@ -47,8 +47,8 @@ def main(arguments: list[str]) -> int:
     knees.add_argument("--recorded", type=Path, default=Path("../shared/design/task/curves"))
     knees.add_argument("--out", type=Path, default=RESULTS / "knee_rules.md")
     levers = commands.add_parser("levers", help="search levers on generated worlds")
-    levers.add_argument("--n", type=int, default=300)
-    levers.add_argument("--n-slow", type=int, default=16, help="worlds for levers that are slow to compute")
+    levers.add_argument("--n", type=int, default=100)
+    levers.add_argument("--n-slow", type=int, default=60, help="worlds for levers that are slow to compute")
     levers.add_argument("--out", type=Path, default=RESULTS / "search_levers.md")
     named = arguments[:1] and arguments[0] in (*commands.choices, "-h", "--help")
     given = parser.parse_args(arguments if named else ["schedules", *arguments])

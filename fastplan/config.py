@@ -193,7 +193,7 @@ class PlanConfig(_Section):
 
     knee: Literal["tolerance", "exponential", "power", "paper"] = "tolerance"
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.005
-    attempt_epochs: Positive = 5
+    attempt_epochs: Positive = 10
     replay_attempt_epochs: Positive = 3
     max_epochs: Positive = 100
     known_knee: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -209,7 +209,7 @@ class PlanConfig(_Section):
     skip_dominated: bool = False
     first_path: str | list[str] | None = None
     repeats: Annotated[int, Field(ge=0)] = 0
-    race: Annotated[float, Field(ge=0, lt=1)] | None = None
+    race: Annotated[float, Field(ge=0, lt=1)] | None = 0.5
     first_rung: Positive = 2
     rung_step: Positive = 1
 

@@ -89,5 +89,7 @@ def test_levers_come_from_settings_and_a_plan_becomes_a_path(tmp_path):
     file.write_text(Plan((Leg(tiny.state("u8-high"), 3), Leg(tiny.state("u8-low"), 1))).to_yaml())
     words = (f"plan.first_path={file}", "plan.width=null", "plan.skip_dominated=true", "plan.pick=highest")
     config = resolve(Request(state_graph="tiny", budget="9e", overrides=words)).config
-    wanted = SearchRules(width=None, choose=pick_highest, skip_dominated=True, first_path=("u8-high", "u8-low"))
+    wanted = SearchRules(
+        width=None, choose=pick_highest, skip_dominated=True, first_path=("u8-high", "u8-low"), race=0.5
+    )
     assert search_rules(config) == wanted and config.plan.budget == "9e"

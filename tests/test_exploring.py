@@ -114,7 +114,7 @@ def test_an_edge_ends_when_its_knee_is_known(tmp_path, known):
             band = knee_band(seen, fit, rule="exponential", noise=noise, level=known)
         if should_stop(seen, fit, attempt_epochs=5, max_epochs=100, band=band) is Stop.KNEE:
             break
-    explorer, store = opened(tmp_path / "run", "exponential", known_knee=known)
+    explorer, store = opened(tmp_path / "run", "exponential", attempt_epochs=5, known_knee=known)
     exploring, request = explorer.explore(EDGE, rival=lambda: None), None
     with pytest.raises(StopIteration) as end:
         while True:
