@@ -163,7 +163,8 @@ def test_every_schedule_trains_the_same_clip_frames_and_no_others(resumed):
 def test_two_plain_schedules_cost_what_the_search_did(resumed):
     """Everything that it trained, the edges that it did not choose included, to half an epoch."""
     price, epoch = resumed.trained[SEARCH].clip_frames, 16 * 8
-    assert price == epoch * 7 / 2, "c4 is half as long as u8, which three of the four edges lead into"
+    trained = Ledger(resumed.work / "seed0" / "epochs.jsonl").of("planned-search>")
+    assert price == sum(row["clip_frames"] for row in trained) >= epoch * 7 / 2, "an epoch of c4, three edges into u8"
     for name in (CONSTANT_AT_PRICE, COSINE_AT_PRICE):
         assert abs(resumed.trained[name].clip_frames - price) <= epoch / 2
 
