@@ -134,6 +134,10 @@ def test_a_row_behind_its_aim_is_explained_by_what_decoding_alone_takes():
     assert "0.80 of decord, where 0.7 was the aim; decoding the packets that cannot be left out takes 0.50" in page
     assert "which leaves 2.0 ms a clip for cropping, scaling, colours and threads, and they take 3.0." in page
     assert "0.85 of decord, where 0.7 was the aim, which cannot be had with this decoder" in page
+    assert "nearer" not in page
+    kept = row_of(12.0, 11.0, 10.0)
+    kept.ways["decord"] = "kept open"
+    assert "decord was kept open: it can go on from where" in loader_page.explained([kept], {})
 
 
 def test_what_bounds_is_said_in_one_sentence(index):
