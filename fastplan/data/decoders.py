@@ -18,7 +18,10 @@ Decoder = Literal["host", "dali"]
 
 CPU_CODECS = ("vp8", "vp9", "mjpeg")
 NVDEC_CODECS = ("h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "mjpeg")
-MEASURED = "CPU ms a clip of 16 frames, host / DALI on cuts: VP9 17 / 29, in 4 segments 29 / 40; MJPEG 7 / 20"
+MEASURED = (
+    "CPU ms a clip of 16 frames, host / DALI: VP9 20 / 32, in 4 segments 38 / 49; MJPEG 6 / 19, 6 / 19; "
+    "VP8, whole files to DALI, 15 / 96, 28 / 152"
+)
 
 _PIXELS = ("yuv420p", "yuvj420p")  # NVDEC takes deeper ones of some codecs; DALI's answer to them is not known yet
 _NOT_IN_MP4 = ("vp8",)

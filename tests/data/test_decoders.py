@@ -72,7 +72,7 @@ def index(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> VideoIndex:
 def test_what_a_run_is_told(index: VideoIndex) -> None:
     for setting in ("auto", "host"):
         assert choose_decoder(index, CPU, setting)[0] == "host"
-    assert "VP9 17 / 29, in 4 segments 29 / 40; MJPEG 7 / 20" in choose_decoder(index, CPU)[1]
+    assert "VP9 20 / 32, in 4 segments 38 / 49; MJPEG 6 / 19" in choose_decoder(index, CPU)[1]
     decoder, why = choose_decoder(index, CPU, "dali")
     assert decoder == "dali" and "3 of 6 videos" in why and "(h264 yuv420p, h264 yuv420p rotated)" in why
     decoder, why = choose_decoder(index, GPU)
