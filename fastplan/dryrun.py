@@ -54,7 +54,7 @@ def _explain(task: Task, measured: Probe, terminal: Terminal) -> None:
     assert task.graph is not None
     prices = {state.name: measured.prices[state.name].seconds for state in task.graph.states}
     limits = {"attempt_epochs": config.plan.attempt_epochs, "max_epochs": config.plan.max_epochs}
-    found = estimate(task.graph, prices, **limits)
+    found = estimate(task.graph, prices, **limits, race=config.plan.race is not None)
     least, most = found.total
     terminal.note(
         f"the search: {duration(least)} where every edge ends after {limits['attempt_epochs']} epochs, "
@@ -81,7 +81,8 @@ def _cut(task: Task, measured: Probe, budget: Budget, found: SearchEstimate) -> 
         frames = {state.name: measured.epoch_clips * state.clip.length for state in task.graph.states}
         prices = dict.fromkeys(frames, 1.0) if budget.unit == "epochs" else {k: float(v) for k, v in frames.items()}
         plan = task.config.plan
-        in_unit = estimate(task.graph, prices, attempt_epochs=plan.attempt_epochs, max_epochs=plan.max_epochs)
+        limits = {"attempt_epochs": plan.attempt_epochs, "max_epochs": plan.max_epochs}
+        in_unit = estimate(task.graph, prices, **limits, race=plan.race is not None)
     surely, perhaps = in_unit.within(amount)
     total = len(in_unit.edges)
     if surely == total:

@@ -14,7 +14,7 @@ from fastplan.planner.states import START, Edge, StateGraph
 
 # A search costs about BEYOND[1] times what equally long edges would give; 80 % of the generated worlds lie between the
 # outer two (docs/planning.md).
-BEYOND = (1.0, 1.5, 2.6)
+BEYOND = (1.2, 1.6, 2.3)
 TELLING = 0.04  # gaps between branches that were seen to matter are about this large (docs/planning.md)
 
 
@@ -33,10 +33,13 @@ class EdgeEstimate:
 class SearchEstimate:
     """A search before it begins.
 
-    edges: in the order of a serial search. path: prices (cheapest, dearest) of one epoch in every state of one path.
+    edges: in the order of a serial search. ended: price of one epoch on every edge that is trained to its end; a race
+    leaves one of the ways into a state, beside those from the start. path: prices (cheapest, dearest) of one epoch in
+    every state of one path.
     """
 
     edges: tuple[EdgeEstimate, ...]
+    ended: float
     path: tuple[float, float]
 
     @property
@@ -47,8 +50,7 @@ class SearchEstimate:
     @property
     def times_path(self) -> tuple[float, float]:
         """How many times its own path a search costs, edges equally long: (the dearest path, the cheapest path)."""
-        whole = sum(edge.price for edge in self.edges)
-        return whole / self.path[1], whole / self.path[0]
+        return self.ended / self.path[1], self.ended / self.path[0]
 
     @property
     def expected_times(self) -> tuple[float, float, float]:
@@ -67,8 +69,12 @@ class SearchEstimate:
         )
 
 
-def estimate(graph: StateGraph, prices: Mapping[str, float], *, attempt_epochs: int, max_epochs: int) -> SearchEstimate:
+def estimate(
+    graph: StateGraph, prices: Mapping[str, float], *, attempt_epochs: int, max_epochs: int, race: bool
+) -> SearchEstimate:
     """Estimate a search from the price of one epoch in every state (seconds, clip-frames), > 0.
+
+    race: whether ways into a state race (`SearchRules.race`).
 
     An edge trains at least `attempt_epochs` (then its knee was the very beginning) and at most what `StateGraph.caps`
     says: `max_epochs`, or more from the start.
@@ -80,7 +86,10 @@ def estimate(graph: StateGraph, prices: Mapping[str, float], *, attempt_epochs: 
         before = graph.predecessors(state.name)
         cheapest[state.name] = prices[state.name] + min(cheapest[name] for name in before)
         dearest[state.name] = prices[state.name] + max(dearest[name] for name in before)
-    return SearchEstimate(edges, (cheapest[graph.sink], dearest[graph.sink]))
+    ended = sum(edge.price for edge in edges if edge.source == START or not race)
+    if race:
+        ended += sum(prices[s.name] for s in graph.states if any(p != START for p in graph.predecessors(s.name)))
+    return SearchEstimate(edges, ended, (cheapest[graph.sink], dearest[graph.sink]))
 
 
 def verdict(graph: StateGraph, found: SearchEstimate, *, val_videos: int, accuracy: float = 0.8) -> tuple[bool, str]:
@@ -103,7 +112,7 @@ def verdict(graph: StateGraph, found: SearchEstimate, *, val_videos: int, accura
     if rates := start_rates(graph):
         finer = f"; {telling}, so only the choice of the rate can be trusted" if noise > TELLING else ""
         return True, (
-            f"worth its cost where nobody knows the learning rate: training may start at {', '.join(rates)}, and at "
+            f"worth its cost if nobody knows the learning rate: training may start at {', '.join(rates)}, and at "
             f"a rate that is too high a network learns nothing, however long it is trained; {cost}{finer}. Where the "
             "rate is known, train at that rate."
         )
