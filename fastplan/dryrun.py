@@ -1,5 +1,6 @@
 """The command `plan`: what a search or a plan would do and cost, without training it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -33,9 +34,9 @@ def plan(task: Task, terminal: Terminal, *, draw: Path | None, probing: bool) ->
     on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     terminal.console.print(memory_table(expected_memory(task.states, config, on_gpu=on_gpu)))
     if task.graph is not None and measured is None:
-        terminal.console.print(edges_table(task.graph, config.plan.max_epochs, config.plan.attempt_epochs))
+        terminal.console.print(edges_table(task.graph, _epochs(task).edges))
     if measured is not None:
-        terminal.console.print(costs_table(task, measured))
+        terminal.console.print(costs_table(task, measured, _epochs(task).edges if task.graph is not None else ()))
         _explain(task, measured, terminal)
     if draw is not None and task.plan is not None:
         save_figure(draw_plan(task.plan), draw)
@@ -53,11 +54,10 @@ def _explain(task: Task, measured: Probe, terminal: Terminal) -> None:
         return
     assert task.graph is not None
     prices = {state.name: measured.prices[state.name].seconds for state in task.graph.states}
-    limits = {"attempt_epochs": config.plan.attempt_epochs, "max_epochs": config.plan.max_epochs}
-    found = estimate(task.graph, prices, **limits, race=config.plan.race is not None)
+    found = _estimate(task, prices)
     least, most = found.total
     terminal.note(
-        f"the search: {duration(least)} where every edge ends after {limits['attempt_epochs']} epochs, "
+        f"the search: {duration(least)} where every edge ends as soon as it may, "
         f"{duration(most)} where every edge runs to its cap, on one {measured.device} "
         f"in {measured.precision}"
     )
@@ -71,6 +71,22 @@ def _explain(task: Task, measured: Probe, terminal: Terminal) -> None:
     terminal.note(f"verdict: {words}")
 
 
+def _epochs(task: Task) -> SearchEstimate:
+    return _estimate(task, {state.name: 1.0 for state in task.states})
+
+
+def _estimate(task: Task, prices: Mapping[str, float]) -> SearchEstimate:
+    plan = task.config.plan
+    assert task.graph is not None
+    return estimate(
+        task.graph,
+        prices,
+        attempt_epochs=plan.attempt_epochs,
+        max_epochs=plan.max_epochs,
+        first_rung=plan.first_rung if plan.race is not None else None,
+    )
+
+
 def _cut(task: Task, measured: Probe, budget: Budget, found: SearchEstimate) -> str:
     """What a budget leaves out, in the order of a serial search."""
     assert task.graph is not None
@@ -79,10 +95,9 @@ def _cut(task: Task, measured: Probe, budget: Budget, found: SearchEstimate) -> 
         amount *= 3600
     else:
         frames = {state.name: measured.epoch_clips * state.clip.length for state in task.graph.states}
-        prices = dict.fromkeys(frames, 1.0) if budget.unit == "epochs" else {k: float(v) for k, v in frames.items()}
-        plan = task.config.plan
-        limits = {"attempt_epochs": plan.attempt_epochs, "max_epochs": plan.max_epochs}
-        in_unit = estimate(task.graph, prices, **limits, race=plan.race is not None)
+        in_unit = (
+            _epochs(task) if budget.unit == "epochs" else _estimate(task, {k: float(v) for k, v in frames.items()})
+        )
     surely, perhaps = in_unit.within(amount)
     total = len(in_unit.edges)
     if surely == total:

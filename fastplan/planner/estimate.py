@@ -8,7 +8,7 @@ of the path that keep no epoch drop out of the plan.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastplan.planner.states import START, Edge, StateGraph
 
@@ -70,17 +70,30 @@ class SearchEstimate:
 
 
 def estimate(
-    graph: StateGraph, prices: Mapping[str, float], *, attempt_epochs: int, max_epochs: int, race: bool
+    graph: StateGraph,
+    prices: Mapping[str, float],
+    *,
+    attempt_epochs: int,
+    max_epochs: int,
+    first_rung: int | None,
 ) -> SearchEstimate:
     """Estimate a search from the price of one epoch in every state (seconds, clip-frames), > 0.
 
-    race: whether ways into a state race (`SearchRules.race`).
+    first_rung: of `SearchRules`, where ways into a state race; None for no race.
 
-    An edge trains at least `attempt_epochs` (then its knee was the very beginning) and at most what `StateGraph.caps`
-    says: `max_epochs`, or more from the start.
+    An edge trains at least `attempt_epochs` (then its knee was the very beginning), or to the first rung where it races
+    and is behind there, and at most what `StateGraph.caps` says: `max_epochs`, or more from the start.
     """
-    least, caps = min(attempt_epochs, max_epochs), graph.caps(max_epochs)
-    edges = tuple(EdgeEstimate(*edge, least, caps[edge], prices[edge[1]]) for edge in graph.edges_in_order())
+    caps, race = graph.caps(max_epochs), first_rung is not None
+    edges = tuple(
+        EdgeEstimate(*edge, min(attempt_epochs, max_epochs), caps[edge], prices[edge[1]])
+        for edge in graph.edges_in_order()
+    )
+    if first_rung is not None:
+        rivals = _rivals(graph)
+        edges = tuple(
+            replace(e, least=min(e.least, first_rung)) if (e.source, e.target) in rivals else e for e in edges
+        )
     cheapest, dearest = {START: 0.0}, {START: 0.0}
     for state in graph.in_order():
         before = graph.predecessors(state.name)
@@ -138,6 +151,12 @@ def start_rates(graph: StateGraph) -> list[str]:
 def open_edges(found: SearchEstimate, reached: int) -> Sequence[Edge]:
     """The edges behind the first `reached` ones."""
     return [(edge.source, edge.target) for edge in found.edges[reached:]]
+
+
+def _rivals(graph: StateGraph) -> frozenset[Edge]:
+    """Edges that race: not the only one into their state, nor from the start."""
+    ways = {state.name: [name for name in graph.predecessors(state.name) if name != START] for state in graph.states}
+    return frozenset((name, target) for target, names in ways.items() if len(names) > 1 for name in names)
 
 
 def _paid(costs: Sequence[float], budget: float) -> int:

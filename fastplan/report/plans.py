@@ -6,6 +6,7 @@ from rich.table import Table
 
 from fastplan.launch import Task
 from fastplan.memory import Memory
+from fastplan.planner.estimate import EdgeEstimate
 from fastplan.planner.states import StateGraph
 from fastplan.probe import Probe
 
@@ -59,19 +60,18 @@ def memory_table(expected: Sequence[Memory]) -> Table:
     return table
 
 
-def edges_table(graph: StateGraph, max_epochs: int, attempt_epochs: int) -> Table:
+def edges_table(graph: StateGraph, edges: Sequence[EdgeEstimate]) -> Table:
     """The edges of a graph in the order of the search, with the frames that an epoch of each takes per clip."""
-    caps, least = graph.caps(max_epochs), min(attempt_epochs, max_epochs)
-    table = Table(title=f"{len(graph.edges)} edges", title_justify="left")
+    table = Table(title=f"{len(edges)} edges", title_justify="left")
     for column in ("order", "edge", "epochs", "frames per clip"):
         table.add_column(column, justify="left" if column == "edge" else "right")
-    for number, (source, target) in enumerate(graph.edges_in_order(), 1):
-        epochs = _range(least, caps[source, target], str)
-        table.add_row(str(number), f"{source} -> {target}", epochs, str(graph.state(target).clip.length))
+    for number, edge in enumerate(edges, 1):
+        epochs, frames = _range(edge.least, edge.most, str), graph.state(edge.target).clip.length
+        table.add_row(str(number), f"{edge.source} -> {edge.target}", epochs, str(frames))
     return table
 
 
-def costs_table(task: Task, measured: Probe) -> Table:
+def costs_table(task: Task, measured: Probe, edges: Sequence[EdgeEstimate]) -> Table:
     """What the edges of a search, or the legs of a plan, take as probed: epochs, clips per second, time, memory."""
     title = f"Measured on {measured.device} in {measured.precision}: an epoch is {measured.epoch_clips:,} clips"
     title += f", validated on {measured.val_videos:,} videos"
@@ -81,14 +81,8 @@ def costs_table(task: Task, measured: Probe) -> Table:
         table.add_column(column, justify="left" if column == "edge" else "right", no_wrap=column in ("edge", "in all"))
     if on_gpu:
         table.add_column("GPU memory", justify="right")
-    plan = task.config.plan
-    rows: list[tuple[str, str, int, int]]  # title, state, least and most epochs
-    if task.graph is not None:
-        least = min(plan.attempt_epochs, plan.max_epochs)
-        edges, caps = task.graph.edges_in_order(), task.graph.caps(plan.max_epochs)
-        rows = [(f"{source} -> {target}", target, least, caps[source, target]) for source, target in edges]
-    else:
-        assert task.plan is not None
+    rows = [(f"{edge.source} -> {edge.target}", edge.target, edge.least, edge.most) for edge in edges]
+    if task.plan is not None:
         rows = [(leg.state.name, leg.state.name, leg.epochs, leg.epochs) for leg in task.plan.legs]
     effective = {state.name: state.effective_batch for state in task.states}
     for title, state, low, high in rows:
