@@ -62,13 +62,13 @@ def draw_graph(graph: StateGraph, outcomes: Sequence[Outcome] = (), path: Collec
     }
     found = {(o.source, o.target): o for o in outcomes}
     rows = [y for _, y in places.values()]
-    figure = Figure(figsize=(min(1.3 * max(depth.values()) + 2, 12), 2.2 + 0.6 * (max(rows) - min(rows))))
+    figure = Figure(figsize=(min(1.3 * max(depth.values()) + 2, 12), 2.4 + 0.6 * (max(rows) - min(rows))))
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
     for source, target in graph.edges:
         on_path = (source, target) in path
         colour = _PATH if on_path else _OTHER
         begin, end = np.array(places[source]), np.array(places[target])
-        bend = 0.0 if depth[target] - depth[source] == 1 else -0.25  # around the states in between
+        bend = 0.0 if depth[target] - depth[source] == 1 else -0.33  # around the states in between
         arrow = {"arrowstyle": "-|>", "color": colour, "lw": 2.2 if on_path else 1.2, "shrinkA": 26, "shrinkB": 30}
         axes.annotate(
             "", xy=tuple(end), xytext=tuple(begin), arrowprops={**arrow, "connectionstyle": f"arc3,rad={bend}"}
@@ -87,7 +87,7 @@ def draw_graph(graph: StateGraph, outcomes: Sequence[Outcome] = (), path: Collec
         box = {"boxstyle": "round,pad=0.4", "fc": "white", "ec": "#334155"}
         axes.text(x, y, label, ha="center", va="center", fontsize=8, bbox=box)
     axes.set_axis_off()
-    axes.set(xlim=(-0.9, max(depth.values()) * 2.4 + 0.9), ylim=(min(rows) - 0.7, max(rows) + 1.3), aspect="equal")
+    axes.set(xlim=(-0.9, max(depth.values()) * 2.4 + 0.9), ylim=(min(rows) - 0.7, max(rows) + 1.7), aspect="equal")
     return figure
 
 
