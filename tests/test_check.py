@@ -122,6 +122,15 @@ def test_a_flat_folder_and_a_single_video(tmp_path):
     assert [video["frames"] for video in json.loads(one.stdout)["videos"]] == [21]
 
 
+def test_names_are_shown_below_a_folder_that_is_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    write_numbered(tmp_path / "real" / "v.mp4", 20)
+    (tmp_path / "link").symlink_to("real")
+    done = check(tmp_path / "link", cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    assert "│ v.mp4 " in done.stdout, done.stdout
+
+
 def test_mistakes_are_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     for word, message in (

@@ -1,6 +1,7 @@
 """What `fastplan check` shows: to a person a table and, by kind, what was found; to a program JSON."""
 
 import json
+import os
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from itertools import accumulate
@@ -20,7 +21,7 @@ _STYLES = {"bad": "red", "cut off": "red", "short": "yellow"}
 
 def print_checked(console: Console, checked: CheckedVideos, source: str) -> None:
     """The table (of more than 60 videos a summary), every kind of finding with files and advice, and the verdict."""
-    base = Path(source).resolve()
+    base = Path(os.path.abspath(source))  # as the index has it: links are not followed
     base = base if base.is_dir() else base.parent
     console.print(_videos_table(checked, base) if len(checked) <= _MOST_ROWS else _summary_table(checked))
     counts: Counter[Kind] = Counter()
