@@ -16,6 +16,4 @@ def make_cache(folder: Path) -> None:
         if os.access(folder, os.W_OK | os.X_OK):
             return
         why = "Permission denied"
-    raise UserError(
-        f"nothing can be kept in {folder} ({why}): set data.cache to a folder that can be written"
-    ) from None
+    raise UserError(f"nothing can be kept in {folder} ({why}): set data.cache to a folder that can be written")

@@ -41,8 +41,7 @@ class Finisher:
         frames, channels, height, width = clips[0].shape
         batch_NTHWC = self._buffers.empty((len(clips), frames, height, width, channels), np.float32)
         each = [changes[n : n + 1] for n in range(len(clips))]
-        for _ in self._threads.map(self._finish, batch_NTHWC, clips, each):
-            pass  # raises what a thread raised
+        list(self._threads.map(self._finish, batch_NTHWC, clips, each))  # raises what a thread raised
         return torch.from_numpy(batch_NTHWC).permute(0, 4, 1, 2, 3)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_stepwise import random_graph, some_path
+from test_stepwise import assert_any_order_gives_the_serial_result, random_graph, some_path
 
 from fastplan.clips import ClipSpec
 from fastplan.errors import UserError
@@ -69,18 +69,7 @@ def test_any_order_of_telling_gives_the_serial_result(seed, order, rules):
     graph, measure = random_graph(rng), path_measure(seed)
     if rng.random() < 0.3:
         rules = replace(rules, first_path=some_path(graph, rng))
-    serial = search(graph, measure, rules=rules)
-    stepwise, under_way = Stepwise(graph, rules), []
-    while True:
-        names = {e.names for e in under_way}
-        under_way += [e for e in stepwise.ask() if e.names not in names]
-        if not under_way:
-            break
-        e = under_way.pop(order.randrange(len(under_way)))
-        how = {"repeat": e.repeat} if e.repeat else {}
-        stepwise.tell(e, measure(e.source, e.state, e.arrival, until=e.until, **how))
-    assert stepwise.result() == serial
-    assert serial.complete
+    assert_any_order_gives_the_serial_result(graph, measure, rules, order)
 
 
 @pytest.mark.parametrize("seed", range(100))
