@@ -44,7 +44,6 @@ from fastplan.report.console import make_console
 from fastplan.report.figures import save_figure
 from fastplan.report.plans import duration
 from fastplan.rundir import RunDir
-from fastplan.train.edge import initial_network
 from fastplan.train.precision import choose_device, choose_precision
 
 RESULTS = Path(__file__).parent / "results"
@@ -119,7 +118,7 @@ def _run(given: argparse.Namespace, words: Sequence[str]) -> None:
 def _resolve(request: Request, seeds: int, text: str) -> tuple[Asked, int]:
     """What is to be compared, and how many test videos there are; the arithmetic is chosen once, for all trainings."""
     budget, task = Budget.parse(text), resolve(request)
-    config, target = task.config, task.target
+    config = task.config
     threads = config.data.threads or default_threads()
     splits = open_splits(
         config.data, holdout=config.plan.holdout, seed=0, threads=threads, progress=lambda title, total: lambda: None
@@ -131,12 +130,7 @@ def _resolve(request: Request, seeds: int, text: str) -> tuple[Asked, int]:
             f"--budget is {text}: equal clip-frames are compared, so give epochs (20e) or clip-frames (3e6f)"
         )
     device = choose_device(config.device)[0]
-    network = initial_network(config, splits.train.classes)[0]
-    precision = config.train.precision
-    if precision == "auto" and device.type == "cpu":
-        precision = "fp32"  # what is faster depends on the moment, and a resumed bench must not change it
-    elif precision == "auto":
-        precision = choose_precision(precision, network, target.clip, target.batch_size, device).name
+    precision = choose_precision(config.train.precision, device).name
     request = replace(request, overrides=(*request.overrides, f"train.precision={precision}"))
     spend = Spend(1, config.data.clips_per_epoch or len(splits.train))
     asked = Asked(request, resolve(request), seeds, spend)

@@ -142,10 +142,7 @@ def measure(
     on_half()
     network = build_network(config.network.name, len(index.classes)).to(device)
     set_kernels(network, config.kernels)
-    asked = config.train.precision
-    if asked == "auto" and device.type == "cpu":
-        asked = "fp32"  # `auto` would measure a whole batch six times
-    precision = choose_precision(asked, network, state.clip, batch, device)
+    precision = choose_precision(config.train.precision, device)
     rate, step = network_rate(network, clips_NCTHW, precision, seconds=seconds / 2)
     on_half()
     return Bound(state.name, loader_rate, batch, rate, step, gain_of(index, samples))

@@ -155,10 +155,10 @@ class OptimConfig(_Section):
 class TrainConfig(_Section):
     """How epochs are trained.
 
-    precision: `auto` is bf16 on a GPU that has it, else fp16 with a loss scaler; on the CPU fp32 or bf16, whichever a
-    short measurement finds faster. threads: of PyTorch on the CPU, null for PyTorch's choice. average_epochs: window of
-    the averaged weights that are validated and kept; 0 validates the raw weights. bn_clips: training clips on which
-    the BatchNorm statistics of the averaged weights are estimated, in the target clip regime.
+    precision: `auto` is bf16 on a GPU that has it, else fp16 with a loss scaler; on the CPU fp32. threads: of PyTorch
+    on the CPU, null for PyTorch's choice. average_epochs: window of the averaged weights that are validated and kept;
+    0 validates the raw weights. bn_clips: training clips on which the BatchNorm statistics of the averaged weights are
+    estimated, in the target clip regime.
     """
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -75,7 +75,7 @@ def probe(task: Task, progress: Callable[[str, int], Callable[[], None]]) -> Pro
     regimes = {_regime(state): state for state in reversed(task.states)}
     step = progress("Probing states", len(regimes))
     network, _ = initial_network(config, splits.train.classes)
-    precision = choose_precision(config.train.precision, network, target.clip, target.batch_size, device)
+    precision = choose_precision(config.train.precision, device)
     measured = {}
     for regime, state in reversed(regimes.items()):
         measured[regime] = _measure(state, target, config, splits, precision, threads)

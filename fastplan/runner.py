@@ -80,7 +80,7 @@ class Runner:
             states=len(states),
             workers=self.choice.count or 1,
         )
-        self.precision = choose_precision(config.train.precision, network, target.clip, target.batch_size, self.device)
+        self.precision = choose_precision(config.train.precision, self.device)
         del network
         resolved = {"precision": self.precision.name}
         self.config = config.model_copy(

@@ -4,17 +4,13 @@ One of three places that know the device (with the loader and ops).
 """
 
 import contextlib
-import time
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from fastplan.clips import ClipSpec
 from fastplan.errors import UserError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_ADVANTAGE = 1.2  # bf16 must be this much faster than fp32 on the CPU to be worth its rounding
 
 
 @dataclass(frozen=True)
@@ -55,10 +51,12 @@ def choose_device(asked: str) -> tuple[torch.device, str]:
     return torch.device("cpu"), "no CUDA GPU found"
 
 
-def choose_precision(
-    asked: str, network: nn.Module, clip: ClipSpec, batch_size: int, device: torch.device
-) -> Precision:
-    """Resolve `auto`: on a GPU bf16 if it has it, else fp16; on the CPU the faster of fp32 and bf16, measured."""
+def choose_precision(asked: str, device: torch.device) -> Precision:
+    """Resolve `auto`: on a GPU bf16 if it has it, else fp16; on the CPU fp32.
+
+    On the CPU nothing is timed: a choice that hangs on the moment would give one seed two trainings. Raises `UserError`
+    for fp16 on the CPU.
+    """
     if asked == "fp16" and device.type == "cpu":
         raise UserError("train.precision is fp16, which the CPU does not train in; use fp32, bf16 or auto")
     if asked != "auto":
@@ -66,25 +64,4 @@ def choose_precision(
     if device.type == "cuda":
         name = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
         return Precision(name, device, "the GPU's own 16-bit format")
-    seconds = {name: _step_seconds(Precision(name, device, ""), network, clip, batch_size) for name in ("fp32", "bf16")}
-    name = "bf16" if seconds["bf16"] * _ADVANTAGE < seconds["fp32"] else "fp32"
-    measured = ", ".join(f"{key} {1e3 * value:.0f} ms" for key, value in seconds.items())
-    return Precision(name, device, f"measured per step of {batch_size} clips: {measured}")
-
-
-def _step_seconds(precision: Precision, network: nn.Module, clip: ClipSpec, batch_size: int) -> float:
-    """Fastest of three training steps on zeros; gradients are dropped again, weights and statistics untouched."""
-    clips_NCTHW = torch.zeros(batch_size, clip.length, clip.size, clip.size, 3).permute(0, 4, 1, 2, 3)
-    buffers = {name: value.clone() for name, value in network.named_buffers()}
-    times = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        with precision.autocast():
-            loss = sum(logits.float().sum() for logits in network(clips_NCTHW))
-        loss.backward()
-        times.append(time.perf_counter() - begin)
-    network.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for name, value in network.named_buffers():
-            value.copy_(buffers[name])
-    return min(times)
+    return Precision("fp32", device, "no GPU; some CPUs train faster with train.precision=bf16")
