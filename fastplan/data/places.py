@@ -51,7 +51,7 @@ class Places(Sequence[Place]):
     def distinct(self) -> "Places":
         """The first of every path."""
         paths = self.paths
-        if len(np.unique(_hashes(paths))) == len(paths):
+        if len(np.unique(path_hashes(paths))) == len(paths):
             return self
         return self.take(pc.index_in(pc.unique(paths), value_set=paths))
 
@@ -115,7 +115,7 @@ class PathNumbers:
 
     def __init__(self, paths: pa.StringArray) -> None:
         self._paths = paths
-        hash_N = _hashes(paths)
+        hash_N = path_hashes(paths)
         self._order_N = np.argsort(hash_N)
         self._hash_N = hash_N[self._order_N]
 
@@ -126,13 +126,14 @@ class PathNumbers:
         """The number of each, -1 where it is not among them."""
         if not len(self):
             return np.full(len(paths), -1, np.int64)
-        at_M = np.searchsorted(self._hash_N, _hashes(paths))
+        at_M = np.searchsorted(self._hash_N, path_hashes(paths))
         number_M = self._order_N[np.minimum(at_M, len(self) - 1)]
         same_M = pc.equal(paths, self._paths.take(pa.array(number_M))).to_numpy(zero_copy_only=False)
         return np.where(same_M, number_M, -1)
 
 
-def _hashes(names: pa.StringArray) -> npt.NDArray[np.int64]:
+def path_hashes(names: pa.StringArray) -> npt.NDArray[np.int64]:
+    """A hash of 64 bits of each, of this process alone."""
     parts = (names[begin : begin + _AT_A_TIME].to_pylist() for begin in range(0, len(names), _AT_A_TIME))
     return np.fromiter((hash(name) for part in parts for name in part), np.int64, len(names))
 

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from fastplan.data.cache import make_cache
 from fastplan.data.packets import Coding, PacketTable
-from fastplan.data.places import PathNumbers
+from fastplan.data.places import PathNumbers, path_hashes
 from fastplan.data.probe import Probed
 
 _VERSION = 2  # of the probe: rows of another version are not used
@@ -279,7 +279,10 @@ class _Pair:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._partial = path.with_suffix(".partial"), path.with_suffix(".packets.partial")
-        self._facts: list[pa.Table] = []
+        self._facts = pq.ParquetWriter(
+            self._partial[0], FACTS.with_metadata(_MARK), compression="zstd", write_statistics=False
+        )
+        self._waiting: list[pa.Table] = []
         self._packets = pq.ParquetWriter(
             self._partial[1],
             PACKETS,
@@ -290,15 +293,21 @@ class _Pair:
         )
 
     def write(self, facts: pa.Table, packets: pa.Table) -> None:
-        self._facts.append(facts)
         self._packets.write_table(packets, row_group_size=_GROUP_ROWS)
+        self._waiting.append(facts)
+        if sum(map(len, self._waiting)) >= _FILE_ROWS:
+            self._write_facts()
 
     def close(self) -> None:
         self._packets.close()
-        facts = pa.concat_tables(self._facts).replace_schema_metadata(_MARK)
-        pq.write_table(facts, self._partial[0], compression="zstd", write_statistics=False)
+        self._write_facts()
+        self._facts.close()
         self._partial[1].replace(self._path.with_suffix(".packets"))
         self._partial[0].replace(self._path)
+
+    def _write_facts(self) -> None:
+        self._facts.write_table(pa.concat_tables([FACTS.empty_table(), *self._waiting]))
+        self._waiting = []
 
 
 def _packet_table(cells: dict[str, Any], file_bytes: int) -> PacketTable | None:
@@ -337,30 +346,43 @@ def _merge(folder: Path) -> None:
             return
         names = _names(folder)
         merged = _Pair(folder / f"{Path(names[-1]).stem}-merged.parquet")  # files that come meanwhile are newer
-        seen: set[str] = set()
+        seen_M = np.empty(0, np.int64)  # a path is lost, and probed again, where two in 2^64 are alike
         for name in reversed(names):
-            for facts, packets in _unseen(folder / name, seen):
-                merged.write(facts, packets)
+            if len(here_N := _hashes_in(folder / name)):
+                for facts, packets in _unseen(folder / name, seen_M):
+                    merged.write(facts, packets)
+                seen_M = np.union1d(seen_M, here_N)
         merged.close()
         for name in names:
             (folder / name).unlink()
             (folder / name).with_suffix(".packets").unlink(missing_ok=True)
 
 
-def _unseen(file: Path, seen: set[str]) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Facts and packets of the rows whose paths are not in `seen`; they are then."""
+def _unseen(file: Path, seen_M: npt.NDArray[np.int64]) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Facts and packets, a group of packets at a time, of the rows whose paths have none of these hashes."""
     try:
         with pq.ParquetFile(file) as parquet, pq.ParquetFile(file.with_suffix(".packets")) as packets:
-            if not _is_current(parquet):
+            if packets.metadata.num_rows != parquet.metadata.num_rows:
                 return
-            facts = parquet.read()
-            new = pa.array([path not in seen for path in facts["path"].to_pylist()], pa.bool_())
-            begin = 0
-            for number in range(packets.num_row_groups):
-                group = packets.read_row_group(number)
-                mask = new.slice(begin, len(group))
-                yield facts.slice(begin, len(group)).filter(mask), group.filter(mask)
-                begin += len(group)
-            seen.update(facts["path"].to_pylist())
+            groups = (packets.read_row_group(number) for number in range(packets.num_row_groups))
+            for number in range(parquet.num_row_groups):
+                facts = parquet.read_row_group(number)
+                new = ~np.isin(path_hashes(facts["path"].combine_chunks()), seen_M)
+                begin = 0
+                while begin < len(facts):  # a group of facts ends where one of packets does
+                    group = next(groups)
+                    mask = pa.array(new[begin : begin + len(group)])
+                    yield facts.slice(begin, len(group)).filter(mask), group.filter(mask)
+                    begin += len(group)
     except (OSError, pa.ArrowInvalid):
         return  # damaged: its rows are probed again
+
+
+def _hashes_in(file: Path) -> npt.NDArray[np.int64]:
+    """Of all its paths; of none where it is damaged or of another version."""
+    try:
+        with pq.ParquetFile(file) as facts:
+            batches = facts.iter_batches(columns=["path"], use_threads=False) if _is_current(facts) else ()
+            return np.concatenate([np.empty(0, np.int64), *(path_hashes(batch["path"]) for batch in batches)])
+    except (OSError, pa.ArrowInvalid):
+        return np.empty(0, np.int64)
