@@ -10,12 +10,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastplan import __version__
+from fastplan import __version__, survey
 from fastplan.errors import UserError
 
 if TYPE_CHECKING:
-    from fastplan.config import DataConfig
-    from fastplan.data.lists import VideoList
     from fastplan.launch import Request
 
 _TRAIN_EXAMPLES = """\
@@ -47,8 +45,6 @@ examples:
 exit status: 0 every video decodes, 1 some do not and would be left out, 2 there is nothing to check, 130 interrupted
 """
 
-
-_SHEET = "fastplan-clips.html"
 
 _BENCHES = {
     "kernels": ("bench_kernels", "Triton kernels on a GPU: right in every configuration? how fast beside PyTorch?"),
@@ -155,11 +151,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--fix-list", type=Path, metavar="FILE", help="write a list without the bad videos (.csv, .txt)")
     check.add_argument("--index", type=Path, metavar="FILE", help="write facts, labels and packet tables as Parquet")
     check.add_argument("--span", type=int, metavar="N", default=16, help="frames a clip spans; fewer is short (16)")
-    check.add_argument("--show", type=int, metavar="N", help=f"write {_SHEET} with N clips, augmented as in training")
+    check.add_argument("--show", type=int, metavar="N", help=f"write {survey.SHEET} with N augmented clips")
     check.add_argument("--hash", action="store_true", help="compare contents too, and name videos that are there twice")
     check.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings, as in configs/default.yaml")
     kept = "what was probed is kept: run it again to go on"
-    check.set_defaults(run_command=_check, interrupted=kept, again="run it again")
+    check.set_defaults(run_command=survey.check, interrupted=kept, again="run it again")
 
     networks = commands.add_parser(
         "networks",
@@ -176,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     networks.add_argument(
         "--kernels", action="store_true", help="say of each shape of convolution what computes it on a GPU, and why"
     )
-    networks.set_defaults(run_command=_networks)
+    networks.set_defaults(run_command=survey.networks)
 
     listed = "\n".join(f"  {name:<10}{what}" for name, (_, what) in _BENCHES.items())
     bench = commands.add_parser(
@@ -267,116 +263,6 @@ def _test(arguments: argparse.Namespace) -> int:
 
     with Terminal() as terminal:
         return test(arguments.run, arguments.data, arguments.clips, terminal)
-
-
-def _check(arguments: argparse.Namespace) -> int:
-    import pyarrow as pa
-
-    from fastplan.check import CheckedVideos, write_fix_list
-    from fastplan.config import build_config, parse_override
-    from fastplan.data.export import write_index
-    from fastplan.data.index import probe_files
-    from fastplan.data.lists import stray_videos
-    from fastplan.data.splits import cache_dir, list_videos
-    from fastplan.report.checks import print_checked, write_json
-    from fastplan.report.console import Bars, make_console
-
-    if arguments.span < 1:
-        raise UserError(f"--span is {arguments.span}; it must be at least 1")
-    if arguments.show is not None and arguments.show < 1:
-        raise UserError(f"--show is {arguments.show}; it must be at least 1")
-    if arguments.index and arguments.index.suffix != ".parquet":
-        raise UserError(f"--index is {arguments.index}; its name must end with .parquet")
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own holds 9 MB more for 10,000 files
-    data = build_config([(f"'{word}'", parse_override(word)) for word in arguments.overrides]).data
-    listed = list_videos(arguments.data, data, labelled=False)
-    with Bars(make_console(stderr=True)) as bars:
-        store, rows = probe_files(
-            listed.places,
-            cache_dir=cache_dir(data) / "index",
-            threads=data.threads or len(os.sched_getaffinity(0)),
-            on_video=bars.progress("Probing videos", listed.files),
-            limit_s=data.probe_limit_s,
-            hash_content=arguments.hash,
-        )
-    checked = CheckedVideos(listed, rows, span=arguments.span)
-    if arguments.show:
-        _show(arguments, listed, data)
-    if arguments.index:
-        lines = write_index(arguments.index, listed, store, rows)
-        print(f"{arguments.index} has {lines} {'row' if lines == 1 else 'rows'}", file=sys.stderr)
-    if arguments.fix_list:
-        lines = write_fix_list(arguments.fix_list, listed, checked.bad)
-        print(f"{arguments.fix_list} lists {lines} {'video' if lines == 1 else 'videos'}", file=sys.stderr)
-    if not listed.classes and (strays := stray_videos(arguments.data)):
-        print(f"no classes, since {strays[0]} lies beside the folders: training would refuse this", file=sys.stderr)
-    if arguments.json:
-        write_json(checked, sys.stdout)
-    else:
-        print_checked(make_console(), checked, arguments.data)
-    return 1 if checked.bad else 0
-
-
-def _print_kernels(names: list[str]) -> int:
-    import torch
-
-    from fastplan.errors import UserError
-    from fastplan.models.choices import ends_in_gemm, kernel_choices
-    from fastplan.models.networks import build_network
-    from fastplan.report.console import make_console
-    from fastplan.report.networks import kernels_table
-
-    if not names:
-        raise UserError("say of which networks: fastplan networks dg_p3d_50 --kernels")
-    for name in names:
-        with torch.device("meta"):
-            network = build_network(name, 400)
-        if choices := kernel_choices(network):
-            make_console().print(kernels_table(name, choices, ends_in_gemm(network)))
-        else:
-            print(f"{name} has no block that the kernels run: PyTorch's operators on every device")
-    return 0
-
-
-def _networks(arguments: argparse.Namespace) -> int:
-    from fastplan.clips import ClipSpec
-    from fastplan.models.cost import measure
-    from fastplan.models.networks import NETWORKS, network_spec
-    from fastplan.report.console import Bars, make_console
-    from fastplan.report.networks import costs_json, costs_table
-
-    if arguments.kernels:
-        return _print_kernels(arguments.names)
-    names, frames, size = arguments.names or list(NETWORKS), sorted(set(arguments.frames)), arguments.size
-    for length in frames:
-        ClipSpec.consecutive(length, size=size)  # a mistake is named before anything is counted
-    for name in names:
-        network_spec(name)
-    costs = []
-    with Bars(make_console(stderr=True)) as bars:
-        step = bars.progress("Counting", len(names))
-        for name in names:
-            costs.append(measure(name, frames=frames, size=size, classes=400))
-            step()
-    if arguments.json:
-        print(costs_json(costs, size))
-    else:
-        make_console().print(costs_table(costs, frames, size))
-    return 0
-
-
-def _show(arguments: argparse.Namespace, listed: "VideoList", data: "DataConfig") -> None:
-    from fastplan.clips import ClipSpec
-    from fastplan.data.index import build_index
-    from fastplan.data.splits import cache_dir
-    from fastplan.report.sheet import sheet_page
-
-    threads = data.threads or len(os.sched_getaffinity(0))
-    index = build_index(listed, cache_dir=cache_dir(data) / "index", threads=threads, limit_s=data.probe_limit_s)
-    spec = ClipSpec.consecutive(8, stride=max(arguments.span // 8, 1), size=160)
-    page = sheet_page(index, data.augment, spec, clips=arguments.show, threads=threads)
-    Path(_SHEET).write_text(page, encoding="utf-8")
-    print(f"{_SHEET} shows {arguments.show} clips", file=sys.stderr)
 
 
 def _bench(arguments: argparse.Namespace) -> int:

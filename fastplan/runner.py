@@ -90,6 +90,9 @@ class Runner:
         self.lost = LostClips(config.data.max_bad_fraction, before=rundir.load_lost(), on_lost=self._note_lost)
         for split in (self.splits.train, self.splits.val):
             self.lost.check(split)
+        self._store = Store(config.checkpoints or str(rundir.checkpoints_root.absolute()))
+        if config.checkpoints:
+            self._store.try_out()
         rundir.claim()
         self.journal = rundir.open_journal()
         try:
@@ -97,7 +100,6 @@ class Runner:
         except OSError as error:
             raise UserError(f"cannot write {rundir.crashes_dir}: {error.strerror}; see to it, then --resume") from None
         self.lost.watch(self.crashes)
-        self._store = Store(self.config.checkpoints or str(rundir.checkpoints_root.absolute()))
         self.disk_free = self._store.free_bytes()
         self._explorer = Explorer(
             rundir,

@@ -20,7 +20,7 @@ from fastplan.data.lists import VideoList, read_videos
 from fastplan.data.places import Places
 from fastplan.data.probe import Probed, probe_place
 from fastplan.data.storage import Place
-from fastplan.data.store import as_batch
+from fastplan.data.store_files import as_batch
 from fastplan.data.synthetic import write_grey
 from fastplan.data.video import Form
 from fastplan.errors import UserError

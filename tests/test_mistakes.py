@@ -70,6 +70,7 @@ BOTH = [
     ("DATA=videos data.cache=file", "set data.cache to a folder that can be written"),
 ]
 CHECK = [
+    ("DATA=videos --show 100000", "--show is 100000; a sheet holds 1 to 500 clips"),
     ("DATA=videos --span 0", "--span is 0; it must be at least 1"),
     ("DATA=videos --fix-list videos", "videos cannot be written (Is a directory): name another file"),
     ("DATA=videos --index set.csv", "its name must end with .parquet"),
@@ -93,6 +94,8 @@ TRAIN = [
         "cannot use the run folder file: File exists; give another --run",
     ),
     ("DATA=videos --run /proc/run data.clips_per_epoch=32", "cannot use the run folder /proc/run"),
+    ("DATA=videos checkpoints=/proc/c data.clips_per_epoch=32", "cannot write /proc/c/tried_out.pt: "),
+    ("DATA=videos checkpoints=file data.clips_per_epoch=32", "cannot write file/tried_out.pt: "),
     ("DATA=videos plan.max_epoch=3", "did you mean 'max_epochs'?"),
     ("DATA=videos plan.max_epochs=0", "plan.max_epochs is 0"),
     ("DATA=videos network.name=dg_p3d", "did you mean 'dg_p3d_50'?"),

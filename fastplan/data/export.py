@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from fastplan.data.index import rows_of
 from fastplan.data.lists import VideoList
 from fastplan.data.packets import IDR, KEY, NONREF, PacketTable
-from fastplan.data.store import FACTS, IndexStore
+from fastplan.data.store import IndexStore
+from fastplan.data.store_files import FACTS
 from fastplan.errors import UserError
 
 _HIDDEN = ("stamp", "first", "mirror", "start_pts", "pts_step")

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from fastplan.data.probe import bad_row, probe_place
 from fastplan.data.storage import Place
-from fastplan.data.store import SCHEMA, as_batch
+from fastplan.data.store_files import SCHEMA, as_batch
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from fastplan.data.probing import serve; serve()"
 _TOO_SLOW = "takes more than {} s to decode"

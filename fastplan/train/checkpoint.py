@@ -1,5 +1,6 @@
 """Files of tensors, written so that a crash at any moment leaves either the old file or the new one."""
 
+import contextlib
 import os
 import pickle
 from pathlib import Path
@@ -12,9 +13,9 @@ from fastplan.errors import UserError
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write to a temporary file, flush it to the disk, rename. Raises `UserError` where the disk refuses."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             torch.save(content, file)
             file.flush()
@@ -22,7 +23,8 @@ def save(path: Path, content: dict[str, Any]) -> None:
         partial.replace(path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise UserError(
             f"cannot write {path}: {_first_line(error)}; what was saved before is intact: "
             "free some space and go on with --resume"

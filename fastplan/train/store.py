@@ -38,6 +38,13 @@ class Store:
         """Name of what else the next epoch needs."""
         return f"{edge.replace('>', '/')}/epoch_{epoch:04d}.optimizer.pt"
 
+    def try_out(self) -> None:
+        """Write, read and delete a small file, so that a place that cannot be used is refused before any training."""
+        name = "tried_out.pt"
+        self.save(name, {})
+        self.load(name, torch.device("cpu"))
+        self.delete(name)
+
     def save(self, name: str, content: dict[str, Any]) -> None:
         """Write one checkpoint."""
         if self._is_folder:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from fastplan.benchmarks.bench_index import make_links
 from fastplan.data.lists import read_videos
 from fastplan.data.probe import probe_place
-from fastplan.data.store import IndexStore, as_batch
+from fastplan.data.store import IndexStore
+from fastplan.data.store_files import as_batch
 
 # Bytes that are asked for, not pages that are held: the same in every run, whatever else the machine does.
 _BYTES_AT_ONCE = """

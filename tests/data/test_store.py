@@ -15,14 +15,15 @@ import pytest
 from test_decode_exact import H264, write
 
 import fastplan.data.index as index_module
-from fastplan.data import probing, store
+from fastplan.data import probing, store, store_files
 from fastplan.data.decode import decode_clip
 from fastplan.data.index import build_index, probe, probe_files
 from fastplan.data.lists import VideoList, read_videos
 from fastplan.data.places import Places
 from fastplan.data.probe import Probed, probe_place
 from fastplan.data.storage import Place
-from fastplan.data.store import IndexStore, as_batch
+from fastplan.data.store import IndexStore
+from fastplan.data.store_files import as_batch
 from fastplan.errors import UserError
 
 
@@ -123,17 +124,17 @@ def test_files_that_are_merged_while_somebody_looks(tmp_path: Path, monkeypatch:
     for number in range(3):
         with index.writer() as writer:
             writer.add(as_batch(Probed(f"{number}", "", frames=number)))
-    names = store._names
+    names = store.file_names
     merged = iter((False, True))
 
     def merging(folder: Path) -> list[str]:
         found = names(folder)
         if not next(merged, True):
-            monkeypatch.setattr(store, "_names", names)
-            store._merge(folder)
+            monkeypatch.setattr(store, "file_names", names)
+            store.merge(folder)
         return found
 
-    monkeypatch.setattr(store, "_names", merging)
+    monkeypatch.setattr(store, "file_names", merging)
     assert IndexStore(tmp_path).find(["0", "1", "2"])["frames"].to_pylist() == [0, 1, 2]
     assert len(names(tmp_path)) == 1 and len(list(tmp_path.glob("*.packets"))) == 1
 
@@ -168,14 +169,33 @@ def test_files_are_merged_and_the_newest_row_counts(tmp_path: Path) -> None:
     assert len(index.table(early["file"], early["row"], real.bytes)) == 30  # from a file that is gone but open
 
 
+def test_rows_stay_with_their_packets_through_merges_of_merges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_MOST_FILES", 3)
+    monkeypatch.setattr(store_files, "_FILE_ROWS", 8)
+    monkeypatch.setattr(store_files, "_GROUP_ROWS", 3)
+    newest: dict[str, int] = {}
+    for number in range(24):
+        newest |= {f"{(number * k) % 41}": number for k in range(2, 9)}
+        with IndexStore(tmp_path).writer() as writer:
+            for path in {path for path, value in newest.items() if value == number}:
+                writer.add(as_batch(Probed(path, "", frames=number, pts_R=np.array([number, int(path)]))))
+    (merged,) = tmp_path.glob("*-merged.parquet")
+    assert pq.ParquetFile(merged).num_row_groups > 2
+    index = IndexStore(tmp_path)
+    rows = index.find(list(newest)).to_pylist()
+    assert {row["path"]: row["frames"] for row in rows} == newest
+    pts = {row["path"]: index.pts(row["file"], row["row"]).tolist() for row in rows}
+    assert pts == {path: [number, int(path)] for path, number in newest.items()}
+
+
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from fastplan.data import store
+from fastplan.data import store_files
 from fastplan.data.index import probe_files
 from fastplan.data.storage import Place
 
-store._FILE_ROWS, store._GROUP_ROWS = 4, 2
+store_files._FILE_ROWS, store_files._GROUP_ROWS = 4, 2
 done = 0
 
 def step():

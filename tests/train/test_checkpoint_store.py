@@ -44,3 +44,16 @@ def test_a_missing_checkpoint_is_one_clear_line(store):
 def test_an_unknown_service_is_one_clear_line():
     with pytest.raises(UserError, match="cannot write nowhere://x/start/a/epoch_0001.pt"):
         Store("nowhere://x").save("start/a/epoch_0001.pt", {})
+
+
+def test_a_place_is_tried_out_and_left_as_it_was(store):
+    store.try_out()
+    assert store.names() == []
+
+
+@pytest.mark.parametrize("root", ["/proc/checkpoints", "nowhere://x", "FILE/below"])
+def test_a_place_that_cannot_be_written_is_refused(tmp_path, root):
+    (tmp_path / "file").touch()
+    root = root.replace("FILE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=f"cannot write {root}/tried_out.pt: "):
+        Store(root).try_out()
