@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from fastplan.errors import UserError
 
 if TYPE_CHECKING:
     from fastplan.launch import Request
+    from fastplan.train.distributed import Ranks
 
 _TRAIN_EXAMPLES = """\
 examples:
@@ -58,9 +59,17 @@ _BENCHES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 no result, 2 a mistake of the user's, 130 interrupted."""
-    arguments = _parse(argv)
+    arguments = None
     try:
-        return int(arguments.run_command(arguments))
+        with _open_ranks() as ranks:
+            if ranks is not None and ranks.rank:
+                from fastplan.workers.ranks import follow
+
+                follow(ranks)
+                return 0
+            arguments = _parse(argv)
+            arguments.ranks = ranks
+            return int(arguments.run_command(arguments))
     except UserError as error:
         print(f"fastplan: {error}", file=sys.stderr)
         return 2
@@ -77,6 +86,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = getattr(arguments, "interrupted", "finished epochs are kept: go on with --run DIR --resume")
         print(f"\nfastplan: interrupted; {kept}", file=sys.stderr)
         return 130
+
+
+def _open_ranks() -> "AbstractContextManager[Ranks | None]":
+    """The ranks that torchrun started; None, and nothing imported for it, without torchrun."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return nullcontext()
+    from fastplan.train.distributed import open_ranks
+
+    return open_ranks()
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -239,12 +257,13 @@ def _train(arguments: argparse.Namespace) -> int:
     from fastplan.commands import train
     from fastplan.launch import open_run
     from fastplan.report.terminal import Terminal
+    from fastplan.train.distributed import ALONE
     from fastplan.workers.choice import WorkerChoice
 
     workers = WorkerChoice.parse(arguments.workers)
     rundir, task, resumed = open_run(_request(arguments), arguments.run, resume=arguments.resume)
     with closing(rundir), Terminal() as terminal:
-        return train(rundir, task, resumed, workers, terminal)
+        return train(rundir, task, resumed, workers, terminal, ranks=arguments.ranks or ALONE)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -260,9 +279,10 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _test(arguments: argparse.Namespace) -> int:
     from fastplan.commands import test
     from fastplan.report.terminal import Terminal
+    from fastplan.train.distributed import ALONE
 
     with Terminal() as terminal:
-        return test(arguments.run, arguments.data, arguments.clips, terminal)
+        return test(arguments.run, arguments.data, arguments.clips, terminal, ranks=arguments.ranks or ALONE)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
@@ -276,8 +296,9 @@ def _bench(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from fastplan.doctor import examine
     from fastplan.report.terminal import Terminal
+    from fastplan.train.distributed import ALONE
 
-    Terminal().facts(examine())
+    Terminal().facts(examine(arguments.ranks or ALONE))
     return 0
 
 

@@ -1,7 +1,7 @@
 """The commands `train` and `test`, whole: open the folder, run, test, report."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,33 +9,33 @@ from typing import Any
 from rich.filesize import decimal
 
 from fastplan.config import RunConfig
-from fastplan.data.batch import ClipBatch, ClipLoader, choose_decoder, default_threads
 from fastplan.data.crashes import Crash
-from fastplan.data.index import VideoIndex, build_index
 from fastplan.data.lost import LostClips
-from fastplan.data.sampling import evaluation_samples
-from fastplan.data.splits import cache_dir, list_videos, open_splits
 from fastplan.doctor import environment
 from fastplan.errors import UserError
 from fastplan.launch import Task, save_run
-from fastplan.models.networks import build_network
-from fastplan.ops import set_kernels
 from fastplan.planner.arrivals import Outcome, Reached, is_repeat
 from fastplan.planner.journal import Journal
 from fastplan.planner.plans import Plan
-from fastplan.planner.states import State
 from fastplan.report.page import report_page
 from fastplan.report.terminal import Terminal, evaluation_line, percent, plan_table, search_table
 from fastplan.rundir import RunDir
 from fastplan.runner import Runner
-from fastplan.train import checkpoint
-from fastplan.train.evaluate import Evaluation, evaluate
+from fastplan.train.distributed import ALONE, Ranks
+from fastplan.train.evaluate import Evaluation
 from fastplan.train.precision import Precision, choose_device
+from fastplan.train.testing import NetworkTest
 from fastplan.workers.choice import WorkerChoice
+from fastplan.workers.ranks import run_test
 
 
-def train(rundir: RunDir, task: Task, resumed: bool, workers: WorkerChoice, terminal: Terminal) -> int:
-    """Search or replay in a run folder, then test and report; returns the exit status."""
+def train(
+    rundir: RunDir, task: Task, resumed: bool, workers: WorkerChoice, terminal: Terminal, *, ranks: Ranks = ALONE
+) -> int:
+    """Search or replay in a run folder, then test and report; returns the exit status.
+
+    ranks: of which this process is the first; it alone writes the folder, and talks.
+    """
     if task.graph is None and workers.count != 1:
         raise UserError("the legs of a plan follow one another: more than one of --workers is for a search")
     with Runner(
@@ -46,14 +46,20 @@ def train(rundir: RunDir, task: Task, resumed: bool, workers: WorkerChoice, term
         watcher=terminal,
         workers=workers,
         most_epochs=task.most_epochs,
+        ranks=ranks,
     ) as runner:
         terminal.facts(_first_lines(runner, task, resumed))
         if not resumed:
             if runner.pretrained:
                 rundir.save_pretrained(asdict(runner.pretrained))
+            rundir.save_environment({**environment(), "ranks": ranks.world})
             save_run(rundir, task, runner.config)
-            rundir.save_environment(environment())
-        rundir.log("resume" if resumed else "begin", graph=task.config.state_graph, plan=task.config.replay)
+        rundir.log(
+            "resume" if resumed else "begin",
+            graph=task.config.state_graph,
+            plan=task.config.replay,
+            ranks=ranks.world,
+        )
         reached: Reached | None = None
         frontier: tuple[Reached, ...] = ()
         choices: list[str] = []
@@ -72,9 +78,17 @@ def train(rundir: RunDir, task: Task, resumed: bool, workers: WorkerChoice, term
         outcomes = runner.outcomes
         tested = None
         if plan is not None and runner.splits.test is not None:
-            loader = _open_loader(runner.splits.test, runner.config, task.target, runner.precision, runner.lost)
-            tested = _test_network(rundir, loader, runner.config, task.target, runner.precision, terminal)
-            loader.close()
+            whole = NetworkTest(
+                rundir.network_file.absolute(), runner.config, task.target, lost=tuple(runner.lost.clips)
+            )
+            tested = run_test(
+                whole,
+                runner.splits.test,
+                runner.precision,
+                lost=runner.lost,
+                progress=terminal.progress,
+                ranks=ranks,
+            )
         rundir.save_results(_results(plan, note, outcomes, tested, runner))
         rundir.save_report(
             report_page(task, runner.journal, outcomes, reached, plan, tested, _bad_files(runner), frontier)
@@ -86,7 +100,7 @@ def train(rundir: RunDir, task: Task, resumed: bool, workers: WorkerChoice, term
         return 0 if plan is not None else 1
 
 
-def test(folder: Path, data: str | None, clips: int | None, terminal: Terminal) -> int:
+def test(folder: Path, data: str | None, clips: int | None, terminal: Terminal, *, ranks: Ranks = ALONE) -> int:
     """Test the network of a finished run, on its own test videos or on `data`; returns the exit status."""
     if not RunDir.has_run(folder):
         raise UserError(f"there is no run in {folder}")
@@ -98,72 +112,15 @@ def test(folder: Path, data: str | None, clips: int | None, terminal: Terminal) 
         config = config.model_copy(update={"test": config.test.model_copy(update={"clips": clips})})
     graph = rundir.load_graph() if config.state_graph else None
     task = Task(config, graph, None if graph else rundir.load_replayed())
-    threads = config.data.threads or default_threads()
-    if data is not None:
-        listed = list_videos(data, config.data.model_copy(update={"group_pattern": None}))
-        step = terminal.progress("Probing videos", listed.files)
-        index = build_index(listed, cache_dir=cache_dir(config.data) / "index", threads=threads, on_video=step)
-    else:
-        splits = open_splits(
-            config.data, holdout=config.plan.holdout, seed=config.seed, threads=threads, progress=terminal.progress
-        )
-        if splits.test is None:
-            raise UserError("this run has no test videos: give --data DIR|LIST")
-        index = splits.test
-    device, _ = choose_device(config.device)
-    precision = Precision(config.train.precision, device, "as trained")
+    whole = NetworkTest(rundir.network_file.absolute(), config, task.target, data)
+    index = whole.open_videos(terminal.progress)
+    device, _ = choose_device(config.device, ranks)
     lost = LostClips(config.data.max_bad_fraction, on_lost=terminal.lost)
     lost.check(index)
-    loader = _open_loader(index, config, task.target, precision, lost)
-    result = _test_network(rundir, loader, config, task.target, precision, terminal)
-    loader.close()
+    precision = Precision(config.train.precision, device, "as trained")
+    result = run_test(whole, index, precision, lost=lost, progress=terminal.progress, ranks=ranks)
     terminal.note(evaluation_line(data or "test videos", result, config.test))
     return 0
-
-
-def _open_loader(
-    index: VideoIndex, config: RunConfig, target: State, precision: Precision, lost: LostClips
-) -> ClipLoader:
-    return ClipLoader(
-        index,
-        config.data.augment,
-        max_batch=target.batch_size,
-        threads=config.data.threads or default_threads(),
-        decoder=choose_decoder(index, precision.device, config.data.decoder)[0],
-        device=precision.device,
-        timeout_s=config.data.decode_timeout_s,
-        lost=lost,
-        drop_nonref=config.data.drop_nonref,
-    )
-
-
-def _test_network(
-    rundir: RunDir, loader: ClipLoader, config: RunConfig, target: State, precision: Precision, terminal: Terminal
-) -> Evaluation:
-    """Evaluate the kept network of a run on the loader's videos, `test.clips` x `test.crops` views of each."""
-    if not rundir.network_file.exists():
-        raise UserError(f"{rundir.path} has no trained network yet: finish the run with --resume")
-    content, index = checkpoint.load(rundir.network_file, precision.device), loader.index
-    if content["classes"] != list(index.classes):
-        raise UserError(
-            f"the network was trained on classes {', '.join(content['classes'][:5])}..., "
-            f"the data has {', '.join(index.classes[:5])}...: they must be the same, in the same order"
-        )
-    network = build_network(content["name"], len(index.classes)).to(precision.device)
-    network.load_state_dict(content["weights"])
-    set_kernels(network, config.kernels)
-    loader.configure(target.clip, target.batch_size)
-    samples = evaluation_samples(
-        index, target.clip, views=config.test.clips, crops=config.test.crops, short=config.data.short
-    )
-    step = terminal.progress("Testing", math.ceil(len(samples) / target.batch_size))
-
-    def batches() -> Iterator[ClipBatch]:
-        for batch in loader.epoch(samples):
-            yield batch
-            step()
-
-    return evaluate(network, batches(), videos=len(index), autocast=precision.autocast())
 
 
 def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, str]]:
@@ -174,7 +131,7 @@ def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, s
         ("run", f"{runner.rundir.path}{' (resumed)' if resumed else ''}"),
         ("data", f"{splits.origin}: {counts}, {len(splits.train.classes)} classes"),
         ("device", f"{runner.device}: {runner.device_why}"),
-        ("workers", runner.choice.describe(runner.device)),
+        ("workers", runner.ranks.describe(runner.device) or runner.choice.describe(runner.device)),
         ("loader", "one DALI pipeline for all splits, another clip regime needs no rebuild"),
         ("decoder", runner.decoder_why),
         ("kernels", runner.kernels.line),
@@ -192,6 +149,14 @@ def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, s
     rows += [("crashed", _last_words(crash)) for crash in runner.crashes.found]
     if resumed:
         rows.append(("resumed", _found(runner.journal, task)))
+        if (begun_with := runner.rundir.load_environment().get("ranks", 1)) != runner.ranks.world:
+            rows.append(
+                (
+                    "note",
+                    f"begun with {begun_with} ranks, goes on with {runner.ranks.world}: the same clips in the "
+                    "same batches, but sums in another order, so not bit for bit what it would have been",
+                )
+            )
     if task.graph is not None and not resumed and runner.disk_free is not None and runner.disk_free < runner.disk.most:
         needed = f"{decimal(runner.disk_free)} of disk are free for checkpoints, up to {decimal(runner.disk.most)}"
         rows.append(("note", f"{needed} may be needed at a time: free some, or give checkpoints=FOLDER"))

@@ -158,13 +158,15 @@ class TrainConfig(_Section):
     precision: `auto` is bf16 on a GPU that has it, else fp16 with a loss scaler; on the CPU fp32. threads: of PyTorch
     on the CPU, null for PyTorch's choice. average_epochs: window of the averaged weights that are validated and kept;
     0 validates the raw weights. bn_clips: training clips on which the BatchNorm statistics of the averaged weights are
-    estimated, in the target clip regime.
+    estimated, in the target clip regime. sync_bn: under torchrun, normalise with the statistics of all ranks' clips;
+    else with those of each rank's own, and go on with the mean of the running ones.
     """
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: Positive | None = None
     average_epochs: Annotated[float, Field(ge=0)] = 1.5
     bn_clips: Positive = 320
+    sync_bn: bool = True
 
 
 class PlanConfig(_Section):

@@ -20,6 +20,7 @@ from fastplan.data.dali import cpu_decodes
 from fastplan.data.decoders import CPU_CODECS, MEASURED, NVDEC_CODECS
 from fastplan.data.synthetic import write_grey
 from fastplan.ops import choose_kernels
+from fastplan.train.distributed import ALONE, Ranks, backends
 from fastplan.train.precision import choose_device
 
 _PACKAGES = ("torch", "triton", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "av", "numpy", "scipy", "numba")
@@ -49,12 +50,13 @@ def environment() -> dict[str, Any]:
     }
 
 
-def examine() -> list[tuple[str, str]]:
-    """(what, finding) rows for a person."""
+def examine(ranks: Ranks = ALONE) -> list[tuple[str, str]]:
+    """(what, finding) rows for a person. ranks: that were started."""
     facts = environment()
     rows = [("fastplan", f"{facts['fastplan']}, Python {facts['python']}, {facts['cpus']} CPU cores")]
     rows += [(name, facts[name]) for name in _PACKAGES if name in facts]
     rows.append(("GPU", ", ".join(facts["gpus"]) or "none that PyTorch can use: training runs on the CPU"))
+    rows.append(("ranks", f"{ranks.describe() or 'this process; torchrun starts more'}; {backends()}"))
     rows.append(("NVDEC", _nvdec()))
     rows.append(("DALI on the CPU", _dali_codecs()))
     rows.append(("decoder", _decoder_rule()))

@@ -141,6 +141,11 @@ class RunDir:
         """Save versions and hardware."""
         self._write("environment.json", json.dumps(environment, indent=2) + "\n")
 
+    def load_environment(self) -> dict[str, Any]:
+        """What `save_environment` has saved; empty where the file is gone."""
+        file = self.path / "environment.json"
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
     def save_report(self, page: str) -> None:
         """Save the report page."""
         self._write("report.html", page)

@@ -30,12 +30,14 @@ from fastplan.planner.stepwise import SearchResult, SearchRules, Stepwise
 from fastplan.rundir import RunDir
 from fastplan.train import checkpoint
 from fastplan.train.disk import disk_use
+from fastplan.train.distributed import ALONE, Ranks
 from fastplan.train.edge import EdgeTraining, Equipment, fingerprint, initial_network, training_of_leg
 from fastplan.train.precision import choose_device, choose_precision
 from fastplan.train.store import Store
 from fastplan.train.trainer import regimes_of
 from fastplan.watcher import Watcher
 from fastplan.workers.choice import WorkerChoice, open_workers
+from fastplan.workers.ranks import check_shares
 
 
 class Runner:
@@ -54,12 +56,18 @@ class Runner:
         watcher: Watcher,
         workers: WorkerChoice | None = None,
         most_epochs: int | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """most_epochs: of an edge, for the disk that it takes (`Task.most_epochs`); None is `plan.max_epochs`."""
+        """most_epochs: of an edge, for the disk that it takes (`Task.most_epochs`); None is `plan.max_epochs`.
+
+        ranks: of which this process is the first.
+        """
         self.rundir = rundir
         self.watcher = watcher
-        self.device, self.device_why = choose_device(config.device)
-        self.choice = (workers or WorkerChoice()).checked(self.device)
+        self.ranks = ranks
+        self.device, self.device_why = choose_device(config.device, ranks)
+        self.choice = (workers or WorkerChoice()).checked(self.device, ranks)
+        check_shares([*states, target], ranks)
         threads = config.data.threads or default_threads()
         self.splits = open_splits(
             config.data, holdout=config.plan.holdout, seed=config.seed, threads=threads, progress=watcher.progress
@@ -244,6 +252,7 @@ class Runner:
             threads=threads,
             lost=self.lost,
             watcher=self.watcher,
+            ranks=self.ranks,
         )
         try:
             drive(workers, lambda: waiting.pop() if waiting else next_job(), self.watcher, self.lost)

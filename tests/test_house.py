@@ -48,7 +48,12 @@ def test_published_plans_hold_the_published_figures():
 
 
 @pytest.mark.parametrize(
-    ("module", "home"), [("nvidia", "fastplan/data/dali.py"), ("ray", "fastplan/workers/on_ray.py")]
+    ("module", "home"),
+    [
+        ("nvidia", "fastplan/data/dali.py"),
+        ("ray", "fastplan/workers/on_ray.py"),
+        ("torch.distributed", "fastplan/train/distributed.py"),
+    ],
 )
 def test_one_module_imports(module, home):
     importers = [p for p in SOURCES if re.search(rf"^\s*(import|from) {module}\b", p.read_text(), re.MULTILINE)]

@@ -6,7 +6,7 @@ operators that carry them out are in `fastplan.data.dali`, the mixing of two cli
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,11 @@ class Changes:
 
     def __getitem__(self, places: slice | npt.NDArray[np.integer]) -> "Changes":
         return Changes(**{field.name: getattr(self, field.name)[places] for field in fields(self)})
+
+    def mixed_alike(self, neighbours: int) -> "Changes":
+        """With the mixing of the first of every so many neighbouring clips for all of them."""
+        first_M = np.arange(len(self)) // neighbours * neighbours
+        return replace(self, shares_M=self.shares_M[first_M], pastes_M4=self.pastes_M4[first_M])
 
 
 def no_changes(crops_M4: npt.NDArray[np.float32]) -> Changes:

@@ -2,7 +2,7 @@
 
 A sample's numbers depend on its place in the epoch and on nothing else, so batch size, threads and interruptions do
 not change them; another clip regime changes only its frames. Operators receive them as tensors; nothing downstream
-draws a random number. Of several processes, each draws the same epoch and takes every `world`-th place of it.
+draws a random number. Of several processes, each draws the same epoch and takes one of every `world` places of it.
 """
 
 from collections.abc import Callable, Iterator
@@ -78,19 +78,20 @@ def training_samples(
     clips: samples in the epoch, None for one per video. Epochs of another length go on where the one before stopped:
         every video is drawn once before any is drawn again.
     rank, world: this process of how many. All take the same number of samples, none twice; up to `world - 1` at the end
-        of the epoch are taken by none.
+        of the epoch are taken by none. A batch is mixed as that of one process would be; where a process has an even
+        number of its clips, also with the same partners, which `_places` gives to the same process.
     Raises `UserError` where there are fewer samples than processes.
     """
     total = clips or len(index)
     if total < world:
         raise UserError(f"{total} clips an epoch for {world} processes: set data.clips_per_epoch")
-    mine_K = np.arange(rank, total // world * world, world)
+    mine_K = _places(total, rank=rank, world=world)
     videos_M = _draw_videos(len(index), total, seed=seed, stream=stream, epoch=epoch)
 
     def rng_of(kind: str) -> np.random.Generator:
         return stream_rng(seed, f"{stream}/{kind}", epoch)
 
-    changes = draw_changes(rng_of, index.sizes_N2[videos_M].astype(np.float64), augment)
+    changes = draw_changes(rng_of, index.sizes_N2[videos_M].astype(np.float64), augment).mixed_alike(world)
 
     def under(spec: ClipSpec) -> EpochSamples:
         positions_MS = rng_of("position").random((total, spec.segments))
@@ -139,6 +140,15 @@ def evaluation_samples(
         return EpochSamples(name, spec, videos_M, frames_MT, changes, mine_K, under, spare=False)
 
     return under(spec)
+
+
+def _places(total: int, *, rank: int, world: int) -> npt.NDArray[np.int64]:
+    """One of every `world` places, in turns the `rank`-th from the left and from the right.
+
+    So the clips at the same distance from either end of a batch of a multiple of 2 * world clips are one process's.
+    """
+    blocks = np.arange(total // world)
+    return blocks * world + np.where(blocks % 2, world - 1 - rank, rank)
 
 
 def _draw_videos(videos: int, total: int, *, seed: int, stream: str, epoch: int) -> npt.NDArray[np.int64]:

@@ -32,7 +32,7 @@ class State:
     name: letters, digits and . _ + - (it names files too).
     clip: which frames, how large.
     lr: learning rate, > 0.
-    batch_size: clips in one forward pass on one device, >= 1.
+    batch_size: clips in one forward pass, of all ranks together, >= 1.
     accumulate: forward passes per optimizer step, >= 1.
     freeze_bn: whether BatchNorm statistics and affine weights stay as the parent left them.
     short_cycle: optimizer steps alternate between half the side of the picture with 4 times the batch, 0.7 of it with
@@ -73,7 +73,7 @@ class State:
 
     @property
     def effective_batch(self) -> int:
-        """Clips per optimizer step on one device."""
+        """Clips per optimizer step."""
         return self.batch_size * self.accumulate
 
     @property

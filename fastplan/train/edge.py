@@ -2,7 +2,8 @@
 
 A request says all there is to know. So it does not matter which worker answers it: one that trained the epoch before
 goes on from memory, any other one from the checkpoints, and on the CPU both give the same weights, bit for bit. Who
-asks, decides and writes the journal is elsewhere; serial runs, processes and Ray all train here.
+asks, decides and writes the journal is elsewhere; serial runs, ranks, processes and Ray all train here. Of ranks, which
+answer together, the first alone writes checkpoints.
 """
 
 import math
@@ -29,6 +30,7 @@ from fastplan.planner.arrivals import repeat_name
 from fastplan.planner.journal import EpochRecord
 from fastplan.planner.plans import Plan
 from fastplan.planner.states import START, State
+from fastplan.train.distributed import ALONE, Ranks
 from fastplan.train.evaluate import Evaluation
 from fastplan.train.precision import Precision
 from fastplan.train.store import Store
@@ -133,7 +135,10 @@ class Equipment:
 
 
 class EdgeTrainer:
-    """The network, its trainer and loaders on one device. on_step: called with (step, steps) of the running epoch."""
+    """The network, its trainer and loaders on one device. on_step: called with (step, steps) of the running epoch.
+
+    ranks: each has an `EdgeTrainer`, and all are asked the same.
+    """
 
     def __init__(
         self,
@@ -144,8 +149,9 @@ class EdgeTrainer:
         threads: int,
         lost: LostClips,
         on_step: Callable[[int, int], None],
+        ranks: Ranks = ALONE,
     ) -> None:
-        self._equipment, self._device = equipment, device
+        self._equipment, self._device, self._ranks = equipment, device, ranks
         config = equipment.config
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
@@ -156,7 +162,7 @@ class EdgeTrainer:
         self._loader = ClipLoader(
             splits.train,
             config.data.augment,
-            max_batch=equipment.largest_batch,
+            max_batch=ranks.share(equipment.largest_batch),
             threads=threads,
             decoder=equipment.decoder,
             device=device,
@@ -173,6 +179,7 @@ class EdgeTrainer:
             target=equipment.target,
             precision=Precision(config.train.precision, device, "as resolved"),
             on_step=on_step,
+            ranks=ranks,
         )
         self._at: tuple[EdgeTraining, int] | None = None
 
@@ -206,8 +213,9 @@ class EdgeTrainer:
             accuracy = self._trainer.validate(views=self._equipment.config.plan.val_clips).video_top1
         val_seconds = time.perf_counter() - begin
         store = self._equipment.store
-        store.save(store.weights_name(edge.key, epoch), self._trainer.weights())
-        store.save(store.optimizer_name(edge.key, epoch), self._trainer.optimizer_state())
+        if self._ranks.rank == 0:
+            store.save(store.weights_name(edge.key, epoch), self._trainer.weights())
+            store.save(store.optimizer_name(edge.key, epoch), self._trainer.optimizer_state())
         self._at = (edge, epoch)
         times = (stats.seconds, stats.data_seconds, val_seconds, time.time())
         return EpochDone(EpochRecord(epoch, accuracy, stats.loss, stats.clip_frames, *times), stats)

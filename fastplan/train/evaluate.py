@@ -10,6 +10,7 @@ from torch import nn
 
 from fastplan.data.batch import ClipBatch
 from fastplan.errors import UserError
+from fastplan.train.distributed import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,22 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, batches: Iterable[ClipBatch], *, videos: int, autocast: AbstractContextManager[None]
+    network: nn.Module,
+    batches: Iterable[ClipBatch],
+    *,
+    videos: int,
+    autocast: AbstractContextManager[None],
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Evaluate on every clip of `batches`, in evaluation mode.
 
-    videos: how many there are; those of which no clip comes count as unread. Raises `UserError` where all do.
+    videos: how many there are; those of which no clip comes count as unread. ranks: each has batches of other videos;
+    all get the evaluation of all videos. Raises `UserError` where none can be read.
     """
     network.eval()
     scores_VK: torch.Tensor | None = None
     labels_V = torch.full((videos,), -1)
-    right = clips = 0
+    counts = torch.zeros(2, dtype=torch.int64)  # clips, and how many of them are right
     for batch in batches:
         with autocast:
             heads = network(batch.clips_NCTHW)
@@ -55,10 +62,16 @@ def evaluate(
             scores_VK = torch.zeros(videos, probabilities_NK.shape[1])
         scores_VK.index_add_(0, videos_N, probabilities_NK)
         labels_V[videos_N] = labels_N
-        right += int((probabilities_NK.argmax(1) == labels_N).sum())
-        clips += len(labels_N)
-    if scores_VK is None:
+        counts += torch.tensor([len(labels_N), int((probabilities_NK.argmax(1) == labels_N).sum())])
+    classes = int(ranks.greatest(0 if scores_VK is None else scores_VK.shape[1])[0])
+    if not classes:
         raise UserError(f"none of the {videos} videos to evaluate can be read")
+    if scores_VK is None:  # this rank has read none
+        scores_VK = torch.zeros(videos, classes)
+    ranks.reduce_(scores_VK, "sum")
+    ranks.reduce_(labels_V, "max")
+    ranks.reduce_(counts, "sum")
+    clips, right = counts.tolist()
     seen_V = labels_V >= 0
     scores_VK, labels_V = scores_VK[seen_V], labels_V[seen_V]
     scores_VK /= scores_VK.sum(1, keepdim=True)

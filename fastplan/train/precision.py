@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from fastplan.errors import UserError
+from fastplan.train.distributed import ALONE, Ranks
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -40,10 +41,21 @@ class Precision:
         return peak
 
 
-def choose_device(asked: str) -> tuple[torch.device, str]:
-    """The device and why. Raises `UserError` where a GPU is asked for and there is none."""
+def choose_device(asked: str, ranks: Ranks = ALONE) -> tuple[torch.device, str]:
+    """The device and why; each rank of a machine has a GPU of its own.
+
+    Raises `UserError` where a GPU is asked for and there is none, or fewer than ranks.
+    """
     if asked == "cpu":
         return torch.device("cpu"), "as asked"
+    if torch.cuda.is_available() and ranks.world > 1:
+        if ranks.local_world > torch.cuda.device_count():
+            raise UserError(
+                f"torchrun started {ranks.local_world} ranks on a machine with {torch.cuda.device_count()} GPUs, and "
+                "each wants its own: lower --nproc-per-node, or give --device cpu"
+            )
+        torch.cuda.set_device(ranks.local_rank)
+        return torch.device("cuda", ranks.local_rank), torch.cuda.get_device_name()
     if torch.cuda.is_available():
         return torch.device("cuda"), torch.cuda.get_device_name()
     if asked == "cuda":

@@ -1,7 +1,8 @@
 """One state at a time: epochs of SGD at a constant learning rate, validation in the target clip regime.
 
 Everything random in an epoch is drawn from (seed, stream, epoch), so an epoch repeated from the same weights gives
-the same weights again, bit for bit on the CPU.
+the same weights again, bit for bit on the CPU. Of several ranks each takes its part of every batch; losses, gradients
+and statistics are means over all of them, so that their number changes the order of summation and little else.
 """
 
 import math
@@ -23,14 +24,15 @@ from fastplan.models.interface import VideoNetwork
 from fastplan.models.layers import BatchNorm
 from fastplan.planner.states import State
 from fastplan.train.averaging import AveragedNetwork, estimate_batch_norm
+from fastplan.train.distributed import ALONE, Ranks
 from fastplan.train.evaluate import Evaluation, evaluate
 from fastplan.train.precision import Precision
 
 
 @dataclass(frozen=True)
 class EpochStats:
-    """loss: mean over the epoch, nan where it diverged. clips, clip_frames: trained on. seconds: wall time;
-    data_seconds: the part spent waiting for clips. grad_norm: mean before clipping."""
+    """loss: mean over the epoch, nan where it diverged. clips, clip_frames: trained on, by all ranks. seconds: wall
+    time; data_seconds: the part that the slowest rank spent waiting for clips. grad_norm: mean before clipping."""
 
     loss: float
     clips: int
@@ -53,7 +55,8 @@ def regimes_of(state: State, clips: int) -> list[Regime]:
 class Trainer:
     """The network, its average, the optimizer of the current state, and the loaders.
 
-    target: clip regime of every validation. on_step: called with (step, steps) after each optimizer step.
+    target: clip regime of every validation. on_step: called with (step, steps) after each optimizer step. ranks: among
+    which every batch is divided; their networks must begin with the same weights.
     """
 
     def __init__(
@@ -66,14 +69,18 @@ class Trainer:
         target: State,
         precision: Precision,
         on_step: Callable[[int, int], None] = lambda step, steps: None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.network = network
+        self._ranks = ranks
         self._config = config
         self._train_loader = train_loader
         self._val_loader = val_loader
         self._target = target
         self._precision = precision
         self._on_step = on_step
+        for norm in _norms(network) if config.train.sync_bn else ():
+            norm.group = ranks.group
         self._average = AveragedNetwork(network, config.train.average_epochs)
         self._state = target
 
@@ -83,9 +90,8 @@ class Trainer:
         if weights is not None:
             self.load_weights(weights)
         for network in (self.network, self._average.network):
-            for module in network.modules():
-                if isinstance(module, BatchNorm):
-                    module.freeze(state.freeze_bn)
+            for norm in _norms(network):
+                norm.freeze(state.freeze_bn)
         self._average.network.requires_grad_(False)
         self._optimizer = self._make_optimizer(state.lr)
         self._scaler = self._precision.scaler()
@@ -97,7 +103,7 @@ class Trainer:
         rate. Stops early, with a loss of nan, where the loss is not finite. Raises `UserError` where an epoch holds no
         full step.
         """
-        state, config = self._state, self._config
+        state, config, ranks = self._state, self._config, self._ranks
         samples = training_samples(
             self._train_loader.index,
             state.clip,
@@ -107,15 +113,18 @@ class Trainer:
             epoch=epoch - 1,
             clips=config.data.clips_per_epoch,
             short=config.data.short,
+            rank=ranks.rank,
+            world=ranks.world,
         )
-        regimes = regimes_of(state, len(samples))
+        regimes = regimes_of(state, config.data.clips_per_epoch or len(self._train_loader.index))
         steps = len(regimes)
-        self._train_loader.configure(state.clip, state.batch_size)
+        self._train_loader.configure(state.clip, ranks.share(state.batch_size))
         self.network.train()
-        torch.manual_seed(int(stream_rng(config.seed, f"{stream}/torch", epoch).integers(2**62)))
+        drawn_by = f"{stream}/torch/{ranks.rank}" if ranks.rank else f"{stream}/torch"
+        torch.manual_seed(int(stream_rng(config.seed, drawn_by, epoch).integers(2**62)))
         begin, data_seconds, norms = time.perf_counter(), 0.0, 0.0
         losses = torch.zeros((), device=self._precision.device)
-        passes = [regime for regime in regimes for _ in range(state.accumulate)]
+        passes = [Regime(r.spec, ranks.share(r.batch_size)) for r in regimes for _ in range(state.accumulate)]
         batches = self._train_loader.epoch(samples, regimes=passes)
         clips = 0
         for step in range(steps):
@@ -131,30 +140,40 @@ class Trainer:
                 self._scaler.scale(loss / state.accumulate).backward()
                 losses += loss.detach() / state.accumulate
                 clips += len(batch.labels_N)
+            ranks.mean_([losses, *(p.grad for p in self.network.parameters() if p.grad is not None)])
             norms += self._step()
             self._average.update(self.network, steps)
             self._on_step(step + 1, steps)
             if not math.isfinite(float(losses)):
                 break
         batches.close()
+        self._merge_batch_norm(self.network)
         mean_loss = float(losses) / steps
+        seconds, data_seconds = ranks.greatest(time.perf_counter() - begin, data_seconds)
+        clips *= ranks.world
         return EpochStats(
             loss=mean_loss if math.isfinite(mean_loss) else math.nan,
             clips=clips,
             clip_frames=clips * state.clip.length,
-            seconds=time.perf_counter() - begin,
+            seconds=seconds,
             data_seconds=data_seconds,
             grad_norm=norms / steps,
         )
 
     def validate(self, *, views: int = 1) -> Evaluation:
         """Accuracy of the averaged weights on the validation videos, in the target clip regime."""
-        clip, loader = self._target.clip, self._val_loader
+        clip, loader, ranks = self._target.clip, self._val_loader, self._ranks
         network = self.kept_network()
-        loader.configure(clip, self._target.batch_size)
-        samples = evaluation_samples(loader.index, clip, views=views, short=self._config.data.short)
+        loader.configure(clip, ranks.share(self._target.batch_size))
+        samples = evaluation_samples(
+            loader.index, clip, views=views, short=self._config.data.short, rank=ranks.rank, world=ranks.world
+        )
         return evaluate(
-            network, loader.epoch(samples, keep=True), videos=len(loader.index), autocast=self._precision.autocast()
+            network,
+            loader.epoch(samples, keep=True),
+            videos=len(loader.index),
+            autocast=self._precision.autocast(),
+            ranks=ranks,
         )
 
     def kept_network(self) -> VideoNetwork:
@@ -192,20 +211,31 @@ class Trainer:
         self._scaler.load_state_dict(content["scaler"])
 
     def _estimate_batch_norm(self, network: nn.Module) -> None:
-        config, loader, clip = self._config, self._train_loader, self._target.clip
-        clips = min(config.train.bn_clips, len(loader.index))
+        config, loader, clip, ranks = self._config, self._train_loader, self._target.clip, self._ranks
+        shares = max(min(config.train.bn_clips, len(loader.index)) // ranks.world, 1)
+        clips = shares * ranks.world
         unmixed = config.data.augment.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
         samples = training_samples(  # the same clips every time: statistics differ only where weights do
             loader.index, clip, unmixed, seed=config.seed, stream="bn", epoch=0, clips=clips,
-            short=config.data.short,
+            short=config.data.short, rank=ranks.rank, world=ranks.world,
         )  # fmt: skip
-        loader.configure(clip, min(self._target.batch_size, clips))
+        loader.configure(clip, min(ranks.share(self._target.batch_size), shares))
         batches = (batch.clips_NCTHW for batch in loader.epoch(samples, keep=True))
         estimate_batch_norm(network, batches, self._precision.autocast())
+        self._merge_batch_norm(network)
+
+    def _merge_batch_norm(self, network: nn.Module) -> None:
+        """Where ranks normalise with statistics of their own, let all go on with the mean of the running ones."""
+        if self._ranks.world > 1 and not self._config.train.sync_bn:
+            self._ranks.mean_(
+                [b for norm in _norms(network) for b in (norm.running_mean, norm.running_var) if b is not None]
+            )
 
     def _loss(self, heads: tuple[torch.Tensor, ...], targets: torch.Tensor) -> torch.Tensor:
         smoothing = self._config.optim.label_smoothing
-        return torch.stack([F.cross_entropy(h.float(), targets, label_smoothing=smoothing) for h in heads]).sum()
+        wide = torch.promote_types(heads[0].dtype, torch.float32)
+        targets = targets.to(wide) if targets.is_floating_point() else targets
+        return torch.stack([F.cross_entropy(h.to(wide), targets, label_smoothing=smoothing) for h in heads]).sum()
 
     def _step(self) -> float:
         self._scaler.unscale_(self._optimizer)
@@ -232,6 +262,10 @@ class Trainer:
     def _set_lr(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["scale"]
+
+
+def _norms(network: nn.Module) -> list[BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, BatchNorm)]
 
 
 def lr_factor(epoch: int, *, warmup: int, cosine: int | None) -> Callable[[float], float]:

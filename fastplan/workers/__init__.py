@@ -1,4 +1,5 @@
-"""Who trains: this process (`serial`), processes of this machine (`processes`), or a Ray cluster (`on_ray`).
+"""Who trains: this process (`serial`), it and others in lock-step (`ranks`), processes of this machine (`processes`),
+or a Ray cluster (`on_ray`).
 
 Each answers requests of `fastplan.train.edge` in numbered slots, one at a time in each, and decides nothing.
 """

@@ -9,10 +9,12 @@ import torch
 from fastplan.data.lost import LostClips
 from fastplan.data.splits import Splits
 from fastplan.errors import UserError
+from fastplan.train.distributed import ALONE, Ranks
 from fastplan.train.edge import Equipment
 from fastplan.watcher import Watcher
 from fastplan.workers import Workers
 from fastplan.workers.processes import ProcessWorkers
+from fastplan.workers.ranks import RankWorker
 from fastplan.workers.serial import SerialWorker
 
 
@@ -36,8 +38,16 @@ class WorkerChoice:
             raise UserError(f"--workers is '{text}'; give a number of processes such as 4, or ray, or ray:8")
         return cls(int(match[2]) if match[2] else None, bool(match[1]))
 
-    def checked(self, device: torch.device) -> "WorkerChoice":
-        """Itself. Raises `UserError` where this machine has not so many GPUs; Ray knows its own machines."""
+    def checked(self, device: torch.device, ranks: Ranks = ALONE) -> "WorkerChoice":
+        """Itself. Raises `UserError` where this machine has not so many GPUs; Ray knows its own machines.
+
+        Also where there are ranks, which train one edge together: workers would train several at once.
+        """
+        if ranks.world > 1 and self != WorkerChoice():
+            raise UserError(
+                f"torchrun started {ranks.world} ranks, which train every edge together; --workers trains several "
+                "edges at the same time: leave one of the two out"
+            )
         if not self.ray and device.type == "cuda" and (self.count or 1) > len(visible_gpus()):
             raise UserError(f"--workers {self.count} wants a GPU each, and this machine has {len(visible_gpus())}")
         return self
@@ -61,8 +71,16 @@ def open_workers(
     threads: int,
     lost: LostClips,
     watcher: Watcher,
+    ranks: Ranks = ALONE,
 ) -> Workers:
-    """Start the workers. threads: for decoding, shared by the workers of this machine. lost: of a worker in here."""
+    """Start the workers. threads: for decoding, shared by the workers of this machine. lost: of a worker in here.
+
+    ranks: of which this is the first.
+    """
+    if ranks.world > 1:
+        return RankWorker(
+            ranks, equipment, splits, device, threads=ranks.share_threads(threads), lost=lost, on_step=watcher.step
+        )
     if choice.ray:
         from fastplan.workers.on_ray import RayWorkers
 

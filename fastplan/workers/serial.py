@@ -6,6 +6,7 @@ import torch
 
 from fastplan.data.lost import LostClips
 from fastplan.data.splits import Splits
+from fastplan.train.distributed import ALONE, Ranks
 from fastplan.train.edge import EdgeTrainer, Equipment, Request
 from fastplan.workers import Answered
 
@@ -22,10 +23,13 @@ class SerialWorker:
         threads: int,
         lost: LostClips,
         on_step: Callable[[str, int, int], None],
+        ranks: Ranks = ALONE,
     ) -> None:
         self._request: Request | None = None
         self._tell = on_step
-        self._trainer = EdgeTrainer(equipment, splits, device, threads=threads, lost=lost, on_step=self._on_step)
+        self._trainer = EdgeTrainer(
+            equipment, splits, device, threads=threads, lost=lost, on_step=self._on_step, ranks=ranks
+        )
 
     @property
     def names(self) -> list[str]:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,14 +147,21 @@ def test_a_state_of_another_epoch_is_refused(index, loader):
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_shards_are_disjoint_equally_long_and_together_the_epoch(index, world):
-    """In the order of one process: rank r has places r, r + world, ..., so equal batches of all are one of it."""
+    """Each rank has one of every `world` places, so equal batches of all are together one of one process.
+
+    Clips at the same distance from either end of such a batch are one rank's, where its part of the batch is even.
+    """
     spec = ClipSpec(1, 4, 1, 24)
     for epoch in range(3):
         shards = [samples_of(index, epoch=epoch, rank=rank, world=world) for rank in range(world)]
         whole = samples_of(index, epoch=epoch)
         assert {len(shard) for shard in shards} == {CLIPS // world}
         taken = np.stack([shard.mine_K for shard in shards], axis=1).reshape(-1)
-        assert taken.tolist() == list(range(CLIPS // world * world))
+        assert np.sort(taken.reshape(-1, world)).reshape(-1).tolist() == list(range(CLIPS // world * world))
+        rank_of = {int(place): rank for rank, shard in enumerate(shards) for place in shard.mine_K}
+        for begin in range(0, CLIPS - 4 * world + 1, 4 * world):
+            ranks = [rank_of[place] for place in range(begin, begin + 4 * world)]
+            assert ranks == ranks[::-1]
         for shard in shards:
             assert np.array_equal(shard.videos_M, whole.videos_M)
             assert np.array_equal(shard.frames_MT, whole.frames_MT)
@@ -208,8 +214,17 @@ def test_two_processes_under_torchrun_share_an_epoch(index, numbered, tmp_path):
     """Their batches, put together place by place, are those of one process."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    torchrun = Path(sys.executable).with_name("torchrun")
-    words = [str(torchrun), "--standalone", "--nproc-per-node", "2", str(script), str(numbered), str(tmp_path)]
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+        str(numbered),
+        str(tmp_path),
+    ]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(
@@ -223,7 +238,8 @@ def test_two_processes_under_torchrun_share_an_epoch(index, numbered, tmp_path):
     single = [(b.videos_N.item(), b.clips_NCTHW.double().sum().item()) for b in loader.epoch(whole)]
     assert [len(batches) for batches in found["train"]] == [3, 3]
     for rank, batches in enumerate(found["train"]):
-        mine = single[rank:10:2]
+        part = training_samples(index, spec, AugmentConfig(), seed=1, stream="x", epoch=0, clips=11, rank=rank, world=2)
+        mine = [single[place] for place in part.mine_K]
         assert [v for videos, _ in batches for v in videos] == [video for video, _ in mine]
         sums = [sum(total for _, total in mine[i : i + 2]) for i in range(0, 5, 2)]
         assert np.allclose([total for _, total in batches], sums, rtol=1e-9)
