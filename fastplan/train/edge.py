@@ -155,6 +155,7 @@ class EdgeTrainer:
         config = equipment.config
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
+        torch.backends.cudnn.benchmark = True  # shapes stay the same for epochs; on the CPU it does nothing
         network = initial_network(config, splits.train.classes)[0].to(device)
         set_kernels(network, config.kernels)
         self._classes = splits.train.classes

@@ -28,6 +28,8 @@ from fastplan.train.distributed import ALONE, Ranks
 from fastplan.train.evaluate import Evaluation, evaluate
 from fastplan.train.precision import Precision
 
+_STEPS_UNSEEN = 16  # from one look at the loss to the next: on a GPU each waits for all work that is queued
+
 
 @dataclass(frozen=True)
 class EpochStats:
@@ -122,8 +124,8 @@ class Trainer:
         self.network.train()
         drawn_by = f"{stream}/torch/{ranks.rank}" if ranks.rank else f"{stream}/torch"
         torch.manual_seed(int(stream_rng(config.seed, drawn_by, epoch).integers(2**62)))
-        begin, data_seconds, norms = time.perf_counter(), 0.0, 0.0
-        losses = torch.zeros((), device=self._precision.device)
+        begin, data_seconds = time.perf_counter(), 0.0
+        losses, norms = torch.zeros(2, device=self._precision.device)
         passes = [Regime(r.spec, ranks.share(r.batch_size)) for r in regimes for _ in range(state.accumulate)]
         batches = self._train_loader.epoch(samples, regimes=passes)
         clips = 0
@@ -144,7 +146,7 @@ class Trainer:
             norms += self._step()
             self._average.update(self.network, steps)
             self._on_step(step + 1, steps)
-            if not math.isfinite(float(losses)):
+            if step % _STEPS_UNSEEN == 0 and not math.isfinite(float(losses)):
                 break
         batches.close()
         self._merge_batch_norm(self.network)
@@ -157,7 +159,7 @@ class Trainer:
             clip_frames=clips * state.clip.length,
             seconds=seconds,
             data_seconds=data_seconds,
-            grad_norm=norms / steps,
+            grad_norm=float(norms) / steps,
         )
 
     def validate(self, *, views: int = 1) -> Evaluation:
@@ -237,14 +239,15 @@ class Trainer:
         targets = targets.to(wide) if targets.is_floating_point() else targets
         return torch.stack([F.cross_entropy(h.to(wide), targets, label_smoothing=smoothing) for h in heads]).sum()
 
-    def _step(self) -> float:
+    def _step(self) -> torch.Tensor:
+        """One step of the optimizer; the norm of its gradient, on the device, so that nobody waits for it."""
         self._scaler.unscale_(self._optimizer)
         limit = self._config.optim.clip_grad_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
     def _make_optimizer(self, lr: float) -> torch.optim.SGD:
         optim = self._config.optim
