@@ -1,8 +1,9 @@
 """What one rank, or a process alone, does in `tests/train/test_ranks.py`: epochs in double precision and validations.
 
-Arguments: folder of videos, folder of the index's cache, file for what rank 0 has found.
+Arguments: folder of videos, folder of the index's cache, file for what rank 0 has found. One of the videos is broken.
 """
 
+import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,15 +11,18 @@ from pathlib import Path
 import torch
 
 from fastplan.clips import ClipSpec
-from fastplan.config import build_config
+from fastplan.config import AugmentConfig, build_config
 from fastplan.data.batch import ClipLoader
 from fastplan.data.index import build_index
 from fastplan.data.lists import read_videos
+from fastplan.data.lost import LostClips
+from fastplan.data.sampling import evaluation_samples
 from fastplan.models.networks import build_network
 from fastplan.planner.states import State
 from fastplan.train.distributed import Ranks, open_ranks
 from fastplan.train.precision import Precision
 from fastplan.train.trainer import Trainer
+from fastplan.workers.ranks import SharedLosses
 
 CPU = torch.device("cpu")
 STATE = State("s", ClipSpec(2, 4, 1, 24), 0.02, batch_size=4, accumulate=2)
@@ -31,7 +35,7 @@ CASES = {
 }
 
 
-def run(index, settings: dict, ranks: Ranks) -> dict:
+def run(index, settings: dict, ranks: Ranks, *, change: float = 0.0) -> dict:
     """An epoch of a state, one of it with BatchNorm frozen, and what came of them in every rank."""
     layers = {"data": {"clips_per_epoch": 16}, "network": {"dropout": 0.0}}
     config = build_config([("all", layers), ("case", settings)])
@@ -48,6 +52,8 @@ def run(index, settings: dict, ranks: Ranks) -> dict:
         precision=Precision("fp32", CPU, "test"),
         ranks=ranks,
     )
+    with torch.no_grad():
+        network.stem.weight += change
     found: dict = {"stats": [], "evaluations": []}
     for state in (STATE, replace(STATE, freeze_bn=True, lr=0.01)):
         trainer.enter(state, None)
@@ -64,11 +70,37 @@ def run(index, settings: dict, ranks: Ranks) -> dict:
     return found
 
 
+def part(index, ranks: Ranks) -> str:
+    """What an epoch says whose weights the last rank has changed."""
+    try:
+        run(index, {"data": {"clips_per_epoch": 8}}, ranks, change=float(ranks.rank))
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+def lose(index, ranks: Ranks) -> list[str]:
+    """What every rank knows of lost clips when one has broken a video, which rank 1 of 2 evaluates."""
+    if ranks.rank == 0:
+        Path(index.videos[1].path).write_bytes(b"no video")
+    ranks.greatest(0.0)
+    losses = SharedLosses(ranks, lost := LostClips(0.5), index, index)
+    loader = ClipLoader(index, AugmentConfig(), max_batch=2, threads=1, decoder="host", device=CPU, lost=lost)
+    loader.configure(STATE.clip, 2)
+    samples = evaluation_samples(index, STATE.clip, views=1, rank=ranks.rank, world=ranks.world)
+    assert sum(len(batch.labels_N) for batch in loader.epoch(samples)) == len(samples) - (1 in samples.mine_K)
+    loader.close()
+    losses.share()
+    return ranks.gather(json.dumps([[Path(c.path).name, c.stream, c.place] for c in lost.clips]))
+
+
 def main(videos: str, cache: str, out: str) -> None:
     torch.set_num_threads(1)
     with open_ranks() as ranks:
         index = ranks.in_turn(lambda: build_index(read_videos(Path(videos)), cache_dir=Path(cache), threads=2))
         found = {name: run(index, settings, ranks) for name, settings in CASES.items()}
+        found["parted"] = part(index, ranks)
+        found["lost"] = lose(index, ranks)
         found["said"] = ranks.gather("é" * ranks.rank)
         if ranks.rank == 0:
             torch.save(found, out)

@@ -65,6 +65,7 @@ def together(graph, tmp_path_factory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_a_search_by_two_ranks_ends_like_one_of_one_process(alone, together):
     ours, theirs = journal_of(together), journal_of(alone)
     assert len(ours["epochs"]) == len(theirs["epochs"]) == 6
@@ -93,6 +94,7 @@ def ranks_of(launcher: int) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_job_which_goes_on_bit_for_bit(graph, together, tmp_path):
     """First a rank that follows, in the second epoch of the first edge, then the one that drives, in the other edge."""
     run = tmp_path / "run"
@@ -115,6 +117,7 @@ def test_another_number_of_ranks_may_go_on_and_says_so(together, tmp_path):
     assert "begun with 2 ranks, goes on with 1" in output
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_paragraph_and_end_all_ranks(graph, tmp_path):
     odd = tmp_path / "odd.yaml"
     odd.write_text(graph.read_text().replace("batch_size: 8", "batch_size: 9"))

@@ -90,11 +90,11 @@ class Crashes:
         faulthandler.disable()
         if self._was_enabled and sys.__stderr__ is not None:
             faulthandler.enable(sys.__stderr__)
-        for path in (self._notes, self._notes.with_suffix(".words")):
-            path.unlink(missing_ok=True)
-        self._words.close()
-        self._file.close()
-        with _alone(self._notes.parent):
+        with _alone(self._notes.parent):  # others that close at the same moment look at every file
+            for path in (self._notes, self._notes.with_suffix(".words")):
+                path.unlink(missing_ok=True)
+            self._words.close()
+            self._file.close()
             _read_all(self._notes.parent)  # workers were killed, which leaves notes without last words
 
 

@@ -27,7 +27,7 @@ class Ranks:
     """This process among `world`, `local_world` of which are on this machine. Use as a context manager.
 
     Left without an error, rank 0 tells the others that nothing more comes. Left with one, the first rank to fail tells
-    the user; the others end without a word, with status 2, as does whoever finds that another one is gone.
+    the user; the others end without a word, with status 2.
     """
 
     def __init__(
@@ -61,15 +61,13 @@ class Ranks:
         if isinstance(error, KeyboardInterrupt):
             if self.rank:
                 raise SystemExit(130) from None
+        elif not is_first:
+            raise SystemExit(2) from None
         elif _is_lost_peer(error):
-            if not is_first:
-                raise SystemExit(2) from None
             raise UserError(
                 "another rank of this run has ended; finished epochs are kept: see to the cause, then start torchrun "
                 "again with --resume"
             ) from None
-        elif isinstance(error, UserError) and not is_first:
-            raise SystemExit(2) from None
 
     @property
     def group(self) -> str:
@@ -115,6 +113,15 @@ class Ranks:
         found = torch.tensor(values, dtype=torch.float64)
         self.reduce_(found, "max")
         return found.tolist()
+
+    def check_alike(self, weights: Sequence[torch.Tensor]) -> None:
+        """Raise `RuntimeError`, in every rank, where their weights are not the same."""
+        if self._store is None:
+            return
+        total = float(torch.stack([weight.detach().double().abs().sum() for weight in weights]).sum())
+        highest, lowest = self.greatest(total, -total)
+        if highest + lowest > 1e-6 * highest:
+            raise RuntimeError(f"the weights of the ranks have parted: their sums lie between {-lowest} and {highest}")
 
     def broadcast(self, text: str | None = None) -> str:
         """What rank 0 says, in every rank; empty at the end of the run."""

@@ -150,6 +150,7 @@ class Trainer:
                 break
         batches.close()
         self._merge_batch_norm(self.network)
+        ranks.check_alike(list(self.network.parameters()))
         mean_loss = float(losses) / steps
         seconds, data_seconds = ranks.greatest(time.perf_counter() - begin, data_seconds)
         clips *= ranks.world

@@ -57,7 +57,7 @@ class RankWorker:
         lost: LostClips,
         on_step: Callable[[str, int, int], None],
     ) -> None:
-        self._ranks, self._lost = ranks, _SharedLosses(ranks, lost, splits.train, splits.val)
+        self._ranks, self._lost = ranks, SharedLosses(ranks, lost, splits.train, splits.val)
         ranks.broadcast(f"equipment {_EQUIPMENT.dump_json(equipment).decode()}")
         ranks.in_turn(lambda: None)
         self._serial = SerialWorker(equipment, splits, device, threads=threads, lost=lost, on_step=on_step, ranks=ranks)
@@ -90,7 +90,7 @@ def run_test(
     if ranks.world == 1:
         return test.run(index, precision, lost=lost, progress=progress)
     check_shares([test.target], ranks)
-    losses = _SharedLosses(ranks, lost, index, index)
+    losses = SharedLosses(ranks, lost, index, index)
     ranks.broadcast(f"test {_TEST.dump_json(test).decode()}")
     ranks.in_turn(lambda: None)
     result = test.run(index, precision, lost=lost, progress=progress, ranks=ranks)
@@ -120,7 +120,7 @@ class _Follower:
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
         self._trainer: EdgeTrainer | None = None
-        self._lost: _SharedLosses | None = None
+        self._lost: SharedLosses | None = None
         self._crashes: Crashes | None = None
 
     def equip(self, equipment: Equipment) -> None:
@@ -134,7 +134,7 @@ class _Follower:
         device, _ = choose_device(config.device, ranks)
         threads = ranks.share_threads(config.data.threads or default_threads())
         splits = ranks.in_turn(lambda: equipment.open_splits(threads))
-        self._lost = _SharedLosses(ranks, lost, splits.train, splits.val)
+        self._lost = SharedLosses(ranks, lost, splits.train, splits.val)
         self._trainer = EdgeTrainer(
             equipment, splits, device, threads=threads, lost=lost, on_step=lambda step, steps: None, ranks=ranks
         )
@@ -152,7 +152,7 @@ class _Follower:
         device, _ = choose_device(config.device, ranks)
         index = ranks.in_turn(lambda: test.open_videos(lambda title, total: lambda: None))
         lost = LostClips(config.data.max_bad_fraction, before=test.lost)
-        losses = _SharedLosses(ranks, lost, index, index)
+        losses = SharedLosses(ranks, lost, index, index)
         test.run(index, Precision(config.train.precision, device, "as trained"), lost=lost, ranks=ranks)
         losses.share()
 
@@ -165,7 +165,7 @@ class _Follower:
         self._trainer = self._crashes = None
 
 
-class _SharedLosses:
+class SharedLosses:
     """Makes the clips that one rank could not read known to all, each of which counts them.
 
     train, evaluated: the videos that clips come from.

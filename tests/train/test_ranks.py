@@ -1,6 +1,8 @@
 """Two ranks of torchrun train and validate like one process with the whole batches, in double precision."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "rank_script.py"
 
 
@@ -17,7 +20,8 @@ def found(numbered, tmp_path_factory) -> dict[int, dict]:
     folder, results = tmp_path_factory.mktemp("ranks"), {}
     for world in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(world)] if world > 1 else []
-        words = [str(SCRIPT), str(numbered), str(folder / f"cache{world}"), str(folder / f"{world}.pt")]
+        videos = shutil.copytree(numbered, folder / f"videos{world}")
+        words = [str(SCRIPT), str(videos), str(folder / f"cache{world}"), str(folder / f"{world}.pt")]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run([sys.executable, *launcher, *words], capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -62,6 +66,15 @@ def test_ranks_drop_other_units_and_the_first_those_of_one_process(found):
     first, second = found[2]["dropped"]["seeds"]
     assert [first] == found[1]["dropped"]["seeds"] and second != first
     assert furthest(found[1]["dropped"]["network"], found[2]["dropped"]["network"]) > 1e-4
+
+
+def test_weights_that_part_are_found_out(found):
+    assert found[1]["parted"] == "" and "the weights of the ranks have parted" in found[2]["parted"]
+
+
+def test_a_clip_that_one_rank_cannot_read_is_known_to_all(found):
+    alone, first, second = (json.loads(said) for said in (*found[1]["lost"], *found[2]["lost"]))
+    assert first == second == alone and [place for *_, place in alone] == [1]
 
 
 def test_every_rank_is_heard(found):
