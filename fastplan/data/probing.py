@@ -27,6 +27,8 @@ _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from fastplan
 _TOO_SLOW = "takes more than {} s to decode"
 _LENGTH_BYTES = 8
 _START_LIMIT_S = 120.0
+_POLL_S = 0.5
+_STOOD_STILL_S = 2.0  # longer than that from one poll to the next: all was stopped, and no decoder is to blame
 _FILES_PER_WORKER = 4  # with fewer, another worker costs more (0.4 s of CPU) than it gains
 
 
@@ -62,10 +64,14 @@ def probe_all(
         try:
             for _ in range(count):
                 employ(None)
+            seen_s = time.monotonic()
             while running:
-                first_s = min(worker.deadline_s for worker in running)
-                for key, _ in ready.select(max(first_s - time.monotonic(), 0)):
+                for key, _ in ready.select(_POLL_S):
                     key.data.receive()
+                before_s, seen_s = seen_s, time.monotonic()
+                if seen_s - before_s > _STOOD_STILL_S:
+                    for worker in running:
+                        worker.deadline_s += seen_s - before_s
                 for worker in [w for w in running if w.has_answer or w.is_dead or time.monotonic() > w.deadline_s]:
                     if worker.has_answer:
                         yield worker.answer()

@@ -1,6 +1,8 @@
 """Threads for work that may hang: one that takes too long is given up and replaced, one that dies is reported.
 
 The threads are daemons: one that hangs in a read of a dead network drive keeps neither the run nor the exit waiting.
+Time in which the whole process stood still, stopped by a person or by a batch system, is nobody's fault and is not
+counted.
 """
 
 import queue
@@ -12,6 +14,7 @@ from typing import Any, Generic, TypeVar
 Result = TypeVar("Result")
 
 _POLL_S = 0.1
+_STOOD_STILL_S = 1.0  # longer than that from one poll to the next
 
 
 class AbandonedError(Exception):
@@ -28,7 +31,7 @@ class Task(Generic[Result]):
         self._result: Result
         self._error: BaseException | None = None
         self.thread: threading.Thread | None = None
-        self.begun_s = 0.0
+        self.begun_s = 0.0  # by `Workers.awake_s`
         self.given_up = False
 
     def result(self, abandoned: threading.Event) -> Result:
@@ -40,7 +43,6 @@ class Task(Generic[Result]):
         while not self._done.wait(_POLL_S) and not self.given_up:
             if abandoned.is_set():
                 raise AbandonedError
-            self._workers.replace_hung()
             if self.thread is not None and not self.thread.is_alive() and not self._done.is_set():
                 raise RuntimeError("a decode thread died without a word")
         if self.given_up:
@@ -60,7 +62,7 @@ class Task(Generic[Result]):
         work = self._work
         if work is None:
             return
-        self.thread, self.begun_s = threading.current_thread(), time.monotonic()
+        self.begun_s, self.thread = self._workers.awake_s, threading.current_thread()
         try:
             self._result = work()
         except BaseException as error:  # noqa: BLE001  (it is raised again where the result is asked for)
@@ -80,8 +82,12 @@ class Workers:
         self._todo: queue.SimpleQueue[Task[Any] | None] = queue.SimpleQueue()
         self._running: dict[threading.Thread, Task[Any]] = {}
         self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self.awake_s = 0.0  # since they began, as the limit counts it
         for _ in range(threads):
             self._start()
+        if limit_s is not None:
+            threading.Thread(target=self._watch, args=(limit_s,), name="decode watch", daemon=True).start()
 
     def submit(self, work: Callable[[], Result]) -> Task[Result]:
         """Hand work to the next free thread."""
@@ -89,21 +95,24 @@ class Workers:
         self._todo.put(task)
         return task
 
-    def replace_hung(self) -> None:
-        """Give up every task that takes too long; new threads take the places of theirs."""
-        if self.limit_s is None:
-            return
-        with self._lock:
-            overdue_s = time.monotonic() - self.limit_s
-            hung = [task for task in self._running.values() if 0 < task.begun_s < overdue_s]
-            for task in hung:
-                task.given_up = True
-                self._running = {thread: other for thread, other in self._running.items() if other is not task}
-                self._start()
-
     def close(self) -> None:
         """End the threads that wait; whoever works ends after its task, or never."""
+        self._closed.set()
         self._todo.put(None)
+
+    def _watch(self, limit_s: float) -> None:
+        """Give up every task that takes too long; new threads take the places of theirs."""
+        seen_s = time.monotonic()
+        while not self._closed.wait(_POLL_S):
+            before_s, seen_s = seen_s, time.monotonic()
+            if seen_s - before_s < _STOOD_STILL_S:
+                self.awake_s += seen_s - before_s
+            with self._lock:
+                for thread, task in list(self._running.items()):
+                    if task.thread is not None and self.awake_s - task.begun_s > limit_s:
+                        task.given_up = True
+                        del self._running[thread]
+                        self._start()
 
     def _start(self) -> None:
         threading.Thread(target=self._serve, name="decode", daemon=True).start()
