@@ -25,7 +25,8 @@ is cropped and mirrored at random, scaled to {SIZE_PX} x {SIZE_PX}, changed in c
 the same; {WORKERS} decoding threads or processes, batches of {BATCH}. Before a row is timed, full-size frames of each
 peer (mean difference at most {SAME_FRAME:g} of 255: colours are converted a little differently) and finished clips (at
 most {SAME_CLIP:g}) are compared with ours. CPU ms per clip of the whole process tree: median (smallest to largest) of
-{plan.repeats} repeats in turns, n clips each; then clips/s on the clock (median). A peer's best configuration is found
+{plan.repeats} repeats in turns, n clips each; then clips/s on the clock (median). Every repeat has other clips, for all
+the same, so shares of the best peer are medians of the repeats' own. A peer's best configuration is found
 by a trial for each encoding and kind of clip; one that is "kept open" has a decoder for every video in every thread,
 which a data set of many files does not allow. `decoding alone` feeds our packets to FFmpeg and looks at nothing.
 """
