@@ -12,7 +12,7 @@ import pytest
 from test_decode_exact import H264, write
 
 from fastplan.data import export
-from fastplan.data import store as store_module
+from fastplan.data import store_files
 from fastplan.data.export import write_index
 from fastplan.data.index import probe_files
 from fastplan.data.lists import VideoList, read_videos
@@ -47,7 +47,7 @@ def agrees_with_demuxing(row: dict) -> None:
 def test_rows_say_what_list_and_demuxer_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two row groups on both sides; B-frames, a file listed twice, one without a packet table, and a bad one."""
     monkeypatch.setattr(export, "_GROUP_ROWS", 3)
-    monkeypatch.setattr(store_module, "_GROUP_ROWS", 2)
+    monkeypatch.setattr(store_files, "_GROUP_ROWS", 2)
     write(tmp_path / "b frames.mp4", "libx264", frames=40, **{**H264, "bf": "3"})
     write(tmp_path / "vp9.webm", "libvpx-vp9", frames=30, g="10")
     write(tmp_path / "stream.ts", "libx264", frames=20, **H264)
