@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_decode_exact import H264, write
 
-from fastplan.data import export
-from fastplan.data import store_files
+from fastplan.data import export, store_files
 from fastplan.data.export import write_index
 from fastplan.data.index import probe_files
 from fastplan.data.lists import VideoList, read_videos
