@@ -158,8 +158,8 @@ class Ranks:
         """
         turn = 0 if self.rank == 0 else 1 if self.local_rank == 0 else 2
         results: list[Result] = []
-        for now in range(3):
-            if now == turn:
+        for stage in range(3):
+            if stage == turn:
                 results.append(work())
             self.greatest(0.0)
         return results[0]

@@ -76,4 +76,4 @@ def choose_precision(asked: str, device: torch.device) -> Precision:
     if device.type == "cuda":
         name = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
         return Precision(name, device, "the GPU's own 16-bit format")
-    return Precision("fp32", device, "no GPU; some CPUs train faster with train.precision=bf16")
+    return Precision("fp32", device, "on every CPU; some train faster with train.precision=bf16")

@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -77,17 +78,25 @@ def open_workers(
 
     ranks: of which this is the first.
     """
+    in_here = partial(
+        SerialWorker,
+        equipment,
+        splits,
+        device,
+        threads=ranks.share_threads(threads),
+        lost=lost,
+        on_step=watcher.step,
+        ranks=ranks,
+    )
     if ranks.world > 1:
-        return RankWorker(
-            ranks, equipment, splits, device, threads=ranks.share_threads(threads), lost=lost, on_step=watcher.step
-        )
+        return RankWorker(ranks, equipment, splits, lost, in_here)
     if choice.ray:
         from fastplan.workers.on_ray import RayWorkers
 
         return RayWorkers(equipment, device, count=choice.count, threads=threads)
     count = choice.count or 1
     if count == 1:
-        return SerialWorker(equipment, splits, device, threads=threads, lost=lost, on_step=watcher.step)
+        return in_here()
     visible = visible_gpus()[:count] if device.type == "cuda" else None
     share = max(threads // count, 1)
     if visible is None and not equipment.config.train.threads:

@@ -6,7 +6,6 @@ about to do, as JSON. They follow: they read no command line, print nothing and 
 
 from collections.abc import Callable
 
-import torch
 from pydantic import TypeAdapter
 
 from fastplan.data.batch import default_threads
@@ -43,7 +42,8 @@ def check_shares(states: list[State], ranks: Ranks) -> None:
 class RankWorker:
     """The driver's part in the answers of all ranks. Others must be in `follow`.
 
-    on_step: called with (edge's key, step, steps). lost: takes the clips that any rank could not read.
+    lost: takes the clips that any rank could not read. open_serial: makes what answers in this rank, with the same
+    equipment.
     """
 
     def __init__(
@@ -51,16 +51,13 @@ class RankWorker:
         ranks: Ranks,
         equipment: Equipment,
         splits: Splits,
-        device: torch.device,
-        *,
-        threads: int,
         lost: LostClips,
-        on_step: Callable[[str, int, int], None],
+        open_serial: Callable[[], SerialWorker],
     ) -> None:
         self._ranks, self._lost = ranks, SharedLosses(ranks, lost, splits.train, splits.val)
         ranks.broadcast(f"equipment {_EQUIPMENT.dump_json(equipment).decode()}")
         ranks.in_turn(lambda: None)
-        self._serial = SerialWorker(equipment, splits, device, threads=threads, lost=lost, on_step=on_step, ranks=ranks)
+        self._serial = open_serial()
 
     @property
     def names(self) -> list[str]:
