@@ -1,7 +1,6 @@
 """What this machine has and can do: versions, GPU, decoders, optional parts."""
 
 import contextlib
-import ctypes
 import importlib.metadata
 import importlib.util
 import os
@@ -17,7 +16,7 @@ import torch
 
 from fastplan import __version__
 from fastplan.data.dali import cpu_decodes
-from fastplan.data.decoders import CPU_CODECS, MEASURED, NVDEC_CODECS
+from fastplan.data.decoders import CPU_CODECS, MEASURED, NO_NVDEC, NVDEC_CODECS, nvdec_library
 from fastplan.data.synthetic import write_grey
 from fastplan.ops import choose_kernels
 from fastplan.train.distributed import ALONE, Ranks, backends
@@ -82,20 +81,9 @@ def _version(name: str) -> str | None:
 
 
 def _nvdec() -> str:
-    found = [name for name in ("libnvcuvid.so.1", "libnvcuvid.so") if _loads(name)]
-    if found:
-        return f"{found[0]} found"
-    if torch.cuda.is_available():
-        return "libnvcuvid not found: in a container set NVIDIA_DRIVER_CAPABILITIES=compute,video,utility"
-    return "none: videos are decoded by PyAV threads"
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
+    if found := nvdec_library():
+        return f"{found} found"
+    return NO_NVDEC if torch.cuda.is_available() else "none: videos are decoded by PyAV threads"
 
 
 def _dali_codecs() -> str:
@@ -113,9 +101,11 @@ def _dali_codecs() -> str:
 
 def _decoder_rule() -> str:
     """What `data.decoder=auto` does on this machine."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and nvdec_library():
         codecs = f"{', '.join(NVDEC_CODECS)} of 8 bits, 4:2:0, upright, with a packet table"
         return f"NVDEC through DALI, from cuts, for videos in {codecs}; PyAV threads for the others"
+    if torch.cuda.is_available():
+        return f"PyAV threads for every video: {NO_NVDEC}"
     asked = f"data.decoder=dali gives DALI those in {', '.join(CPU_CODECS)}"
     return f"PyAV threads for every video, which cost less without a GPU ({MEASURED}); {asked}"
 

@@ -109,6 +109,11 @@ def resolve(request: Request) -> Task:
         *words,
     ]
     config = build_config(layers)
+    if plan is not None and config.plan.budget is not None:
+        raise UserError(
+            f"plan.budget={config.plan.budget} limits a search; the legs of a plan are chosen already: give --budget "
+            "to choose from a frontier, or plan.budget=null"
+        )
     if graph is not None and isinstance(config.plan.first_path, str):
         first = list(path_of_plan(graph, Plan.load(find("plans", config.plan.first_path))))
         config = config.model_copy(update={"plan": config.plan.model_copy(update={"first_path": first})})

@@ -112,6 +112,7 @@ RESUME = [
     ("train --run notes --resume", "there is no run in notes to go on with"),
     ("train --run broken --resume", "broken/config.yaml is not YAML"),
     ("train --resume", "say which run to go on with: --run DIR --resume"),
+    ("train --plan op-kinetics-dg-p3d-resnet50 plan.budget=9e", "plan.budget=9e limits a search; the legs of a plan"),
     ("test --run nowhere", "there is no run in nowhere"),
     ("test --run notes", "there is no run in notes"),
 ]

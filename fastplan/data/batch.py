@@ -16,14 +16,16 @@ import torch.nn.functional as F
 from fastplan.clips import ClipSpec
 from fastplan.config import AugmentConfig
 from fastplan.data.dali import ClipPipeline, Source
-from fastplan.data.decoders import MEASURED, Decoder, decoder_of
+from fastplan.data.decoders import MEASURED, NO_NVDEC, Decoder, decoder_of, nvdec_library
 from fastplan.data.fetching import ClipFetcher, KeptClips, Reading
+from fastplan.data.handover import Handover
 from fastplan.data.index import VideoIndex
 from fastplan.data.lost import LostClips
 from fastplan.data.memory import BATCHES_AHEAD
 from fastplan.data.regimes import Regime, Schedule
 from fastplan.data.sampling import EpochName, EpochSamples
 from fastplan.data.workers import Workers
+from fastplan.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class ClipLoader:
             threads=threads,
             augment=augment,
         )
+        self._handover = Handover(device)
         self._pipeline_free = threading.Lock()  # loaders beside each other may be read in turns
         self._begin(index)
 
@@ -191,6 +194,7 @@ class ClipLoader:
                     raise found
                 self._next = (found[0], self._next[1] + 1)
                 if found[1] is not None:
+                    self._handover.take((found[1].clips_NCTHW, found[1].labels_N, found[1].videos_N))
                     yield found[1]
         finally:
             abandoned.set()
@@ -272,19 +276,20 @@ class ClipLoader:
         else:
             return None
         videos_N = samples.videos_M[[row for row, _ in found]]
-        batch = ClipBatch(
-            clips_NCTHW,
-            torch.from_numpy(self.index.labels_N[videos_N]).to(self._device),
-            torch.from_numpy(videos_N).to(self._device),
-        )
         share, box = samples.changes.shares_M[rows[0]], samples.changes.pastes_M4[rows[0]]
-        return batch.mixed_up(float(share)).cut_mixed(box.tolist())
+        with self._handover.making():
+            batch = ClipBatch(
+                clips_NCTHW,
+                torch.from_numpy(self.index.labels_N[videos_N]).to(self._device),
+                torch.from_numpy(videos_N).to(self._device),
+            )
+            return batch.mixed_up(float(share)).cut_mixed(box.tolist())
 
     def _prepare(self, samples: EpochSamples, found: Sequence[tuple[int, Source]]) -> torch.Tensor:
         rows = np.array([row for row, _ in found])
         sources = [source for _, source in found]
-        with self._pipeline_free:
-            return self._pipeline.run(sources, samples.changes[rows], size=samples.spec.size)
+        with self._pipeline_free, self._handover.making():
+            return self._handover.own(self._pipeline.run(sources, samples.changes[rows], size=samples.spec.size))
 
     def _decodable(
         self, fetcher: ClipFetcher, found: Sequence[tuple[int, Source]], error: RuntimeError
@@ -319,12 +324,19 @@ def _get(ready: "queue.Queue[Any]", producer: threading.Thread) -> Any:
 def choose_decoder(
     index: VideoIndex, device: torch.device, setting: Literal["auto", "host", "dali"] = "auto"
 ) -> tuple[Decoder, str]:
-    """Which decoder a loader of this data is built with (`data.decoder`), and why, for the first lines of a run."""
+    """Which decoder a loader of this data is built with (`data.decoder`), and why, for the first lines of a run.
+
+    Raises `UserError` where DALI's is asked for on a GPU without NVDEC.
+    """
     on_gpu = device.type == "cuda"
     if setting == "host":
         return "host", "PyAV threads for every video, as data.decoder=host says"
     if setting == "auto" and not on_gpu:
         return "host", f"PyAV threads for every video: without a GPU they cost less ({MEASURED})"
+    if on_gpu and not nvdec_library():
+        if setting == "dali":
+            raise UserError(f"data.decoder=dali decodes with NVDEC here, and {NO_NVDEC}; or give data.decoder=host")
+        return "host", f"PyAV threads for every video: {NO_NVDEC}"
     taken = sum(count for form, count in index.forms.items() if decoder_of(form, on_gpu=on_gpu) == "dali")
     others = {form for form in index.forms if decoder_of(form, on_gpu=on_gpu) == "host"}
     who = "NVDEC through DALI" if on_gpu else "DALI on the CPU"

@@ -3,6 +3,7 @@
 The rule without a GPU is a measured one (docs/data.md, Cost): there DALI's decoder won nowhere.
 """
 
+import ctypes
 from typing import Literal
 
 import av
@@ -25,6 +26,20 @@ MEASURED = (
 
 _PIXELS = ("yuv420p", "yuvj420p")  # NVDEC takes deeper ones of some codecs; DALI's answer to them is not known yet
 _NOT_IN_MP4 = ("vp8",)
+
+
+NO_NVDEC = "libnvcuvid is not found: in a container set NVIDIA_DRIVER_CAPABILITIES=compute,video,utility"
+
+
+def nvdec_library() -> str:
+    """The driver's library that NVDEC is reached by; empty where there is none, as in a container without `video`."""
+    for name in ("libnvcuvid.so.1", "libnvcuvid.so"):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return name
+    return ""
 
 
 def decoder_of(form: Form, *, on_gpu: bool) -> Decoder:

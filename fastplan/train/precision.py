@@ -1,13 +1,15 @@
-"""The arithmetic of a step: fp32, bf16 or fp16, on the CPU or on a GPU.
+"""The arithmetic of a step: fp32, bf16 or fp16, on the CPU or on a GPU; and how far a GPU may fall behind.
 
 One of three places that know the device (with the loader and ops).
 """
 
 import contextlib
+from collections import deque
 from dataclasses import dataclass
 
 import torch
 
+from fastplan.data.memory import PASSES_BEHIND
 from fastplan.errors import UserError
 from fastplan.train.distributed import ALONE, Ranks
 
@@ -32,6 +34,10 @@ class Precision:
         """Loss scaler: active for fp16, transparent for the others."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
 
+    def pace(self) -> "Pace":
+        """Of an epoch on this device."""
+        return Pace(self.device)
+
     def peak_bytes(self) -> int:
         """Most memory that was allocated on the GPU since the last call, 0 on the CPU."""
         if self.device.type != "cuda":
@@ -39,6 +45,26 @@ class Precision:
         peak = torch.cuda.max_memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         return peak
+
+
+class Pace:
+    """Keeps whoever queues passes over a network at most `PASSES_BEHIND` of them ahead of the GPU.
+
+    Unbounded, every batch that is queued would be held in the GPU's memory until it is read.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._queued: deque[torch.cuda.Event] = deque()
+
+    def passed(self) -> None:
+        """A pass is queued. Waits for those before the last ones; on the CPU it is done already."""
+        if self._device.type != "cuda":
+            return
+        self._queued.append(torch.cuda.Event(blocking=True))
+        self._queued[-1].record(torch.cuda.current_stream(self._device))
+        if len(self._queued) > PASSES_BEHIND:
+            self._queued.popleft().synchronize()
 
 
 def choose_device(asked: str, ranks: Ranks = ALONE) -> tuple[torch.device, str]:
@@ -74,6 +100,6 @@ def choose_precision(asked: str, device: torch.device) -> Precision:
     if asked != "auto":
         return Precision(asked, device, "as configured")
     if device.type == "cuda":
-        name = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        name = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         return Precision(name, device, "the GPU's own 16-bit format")
     return Precision("fp32", device, "on every CPU; some train faster with train.precision=bf16")

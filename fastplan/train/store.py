@@ -91,14 +91,16 @@ class Store:
         return sorted(path.removeprefix(f"{root_path}/") for path in found)
 
     def delete_all_but(self, names: set[str], *, edges: Iterable[str] = ()) -> None:
-        """Delete every file but `names` and those of the trainings `edges` (keys)."""
+        """Delete every file but `names` and those of the trainings `edges` (keys), to which workers may be writing."""
         folders = {edge.replace(">", "/") for edge in edges}
         for name in self.names():
             if name not in names and name.rpartition("/")[0] not in folders:
                 self.delete(name)
         if self._is_folder:
-            for folder in sorted((p for p in Path(self.root).rglob("*") if p.is_dir()), reverse=True):
-                if not any(folder.iterdir()):
+            root = Path(self.root)
+            in_use = {above for folder in folders for above in ((root / folder), *(root / folder).parents)}
+            for folder in sorted((p for p in root.rglob("*") if p.is_dir()), reverse=True):
+                if folder not in in_use and not any(folder.iterdir()):
                     folder.rmdir()
 
     @property

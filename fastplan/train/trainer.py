@@ -7,7 +7,7 @@ and statistics are means over all of them, so that their number changes the orde
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,11 +127,10 @@ class Trainer:
         begin, data_seconds = time.perf_counter(), 0.0
         losses, norms = torch.zeros(2, device=self._precision.device)
         passes = [Regime(r.spec, ranks.share(r.batch_size)) for r in regimes for _ in range(state.accumulate)]
-        batches = self._train_loader.epoch(samples, regimes=passes)
+        batches, pace = self._train_loader.epoch(samples, regimes=passes), self._precision.pace()
         clips = 0
         for step in range(steps):
-            if lr_scale is not None:
-                self._set_lr(state.lr * lr_scale(step / steps))
+            self._set_lr(state.lr * (1.0 if lr_scale is None else lr_scale(step / steps)))
             for _ in range(state.accumulate):
                 waiting = time.perf_counter()
                 batch = next(batches)
@@ -142,6 +141,7 @@ class Trainer:
                 self._scaler.scale(loss / state.accumulate).backward()
                 losses += loss.detach() / state.accumulate
                 clips += len(batch.labels_N)
+                pace.passed()
             ranks.mean_([losses, *(p.grad for p in self.network.parameters() if p.grad is not None)])
             norms += self._step()
             self._average.update(self.network, steps)
@@ -223,8 +223,14 @@ class Trainer:
             short=config.data.short, rank=ranks.rank, world=ranks.world,
         )  # fmt: skip
         loader.configure(clip, min(ranks.share(self._target.batch_size), shares))
-        batches = (batch.clips_NCTHW for batch in loader.epoch(samples, keep=True))
-        estimate_batch_norm(network, batches, self._precision.autocast())
+        pace = self._precision.pace()
+
+        def batches() -> Iterator[torch.Tensor]:
+            for batch in loader.epoch(samples, keep=True):
+                yield batch.clips_NCTHW
+                pace.passed()
+
+        estimate_batch_norm(network, batches(), self._precision.autocast())
         self._merge_batch_norm(network)
 
     def _merge_batch_norm(self, network: nn.Module) -> None:

@@ -11,6 +11,7 @@ from test_decode_exact import H264, write, write_matrix
 from test_loader import PLAIN, loader_of
 
 from fastplan.clips import ClipSpec
+from fastplan.data import batch
 from fastplan.data.batch import choose_decoder
 from fastplan.data.dali import ClipPipeline
 from fastplan.data.decode import DecodeError, decode_clip
@@ -21,6 +22,7 @@ from fastplan.data.lost import LostClips
 from fastplan.data.mux import Cut
 from fastplan.data.sampling import EpochSamples, evaluation_samples, training_samples
 from fastplan.data.video import Form, VideoInfo
+from fastplan.errors import UserError
 from numbered_videos import write_numbered
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -69,7 +71,8 @@ def index(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> VideoIndex:
     return build_index(read_videos(folder), cache_dir=tmp_path_factory.mktemp("cache"), threads=2)
 
 
-def test_what_a_run_is_told(index: VideoIndex) -> None:
+def test_what_a_run_is_told(index: VideoIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "nvdec_library", lambda: "libnvcuvid.so.1")
     for setting in ("auto", "host"):
         assert choose_decoder(index, CPU, setting)[0] == "host"
     assert "VP9 20 / 32, in 4 segments 38 / 49; MJPEG 6 / 19" in choose_decoder(index, CPU)[1]
@@ -86,6 +89,15 @@ def clips_of(index: VideoIndex, samples: EpochSamples, decoder: str, batch: int,
     clips = torch.cat([b.clips_NCTHW for b in loader.epoch(samples)])
     loader.close()
     return 255 * clips
+
+
+def test_a_gpu_without_nvdec_reads_videos_as_the_cpu_does(index: VideoIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers have the `video` capability only where it is asked for; DALI would blame every video."""
+    monkeypatch.setattr(batch, "nvdec_library", lambda: "")
+    decoder, why = choose_decoder(index, GPU)
+    assert decoder == "host" and "NVIDIA_DRIVER_CAPABILITIES" in why
+    with pytest.raises(UserError, match="data.decoder=dali decodes with NVDEC here, and libnvcuvid is not found"):
+        choose_decoder(index, GPU, "dali")
 
 
 @pytest.mark.parametrize("spec", [ClipSpec(1, 8, 2, SIDE), ClipSpec(4, 4, 1, SIDE)], ids=["consecutive", "segments"])

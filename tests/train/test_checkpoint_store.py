@@ -36,6 +36,15 @@ def test_what_is_saved_comes_back_and_the_rest_goes(store):
     store.delete(store.weights_name(edge, 9))  # gone already
 
 
+def test_the_folder_of_an_edge_under_way_stays(tmp_path):
+    """A worker makes it just before it writes its first checkpoint there."""
+    for folder in ("start/c8/u16", "start/c4", "start/u8"):
+        (tmp_path / folder).mkdir(parents=True)
+    Store(str(tmp_path)).delete_all_but(set(), edges=["start>c8>u16", "start>c4>u16"])
+    kept = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert kept == {"start", "start/c8", "start/c8/u16", "start/c4"}
+
+
 def test_a_missing_checkpoint_is_one_clear_line(store):
     with pytest.raises(UserError, match=r"epoch_0003\.pt is missing"):
         store.load(store.weights_name("start>a", 3), CPU)

@@ -1,5 +1,7 @@
 """How device and arithmetic are chosen."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -13,6 +15,16 @@ CPU = torch.device("cpu")
 def test_auto_on_the_cpu_is_fp32_whatever_is_faster():
     assert precision.choose_precision("auto", CPU).name == "fp32"
     assert precision.choose_precision("bf16", CPU).name == "bf16"
+
+
+@pytest.mark.parametrize(("capability", "name"), [(7, "fp16"), (8, "bf16")])
+def test_bf16_that_a_gpu_only_emulates_is_not_its_own_format(monkeypatch, capability, name):
+    """Volta and Turing hold bf16 tensors, which is all that PyTorch asks by default, and compute them in fp32."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=capability))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    assert precision.choose_precision("auto", torch.device("cuda")).name == name
 
 
 def test_bf16_trains_on_the_cpu():

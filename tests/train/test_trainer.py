@@ -221,6 +221,14 @@ def test_a_constant_rate_after_a_warm_up():
     assert lr_factor(5, warmup=4, cosine=None)(0.7) == 1.0
 
 
+def test_the_rate_is_the_state_s_own_again_after_a_warm_up(index):
+    trainer = trainer_of(index, optim={"classifier_lr_scale": 10.0})
+    trainer.enter(STATE, None)
+    trainer.train_epoch("a", 1, lr_scale=lr_factor(1, warmup=1, cosine=None))
+    trainer.train_epoch("a", 2)
+    assert [group["lr"] for group in trainer._optimizer.param_groups] == [STATE.lr, 10 * STATE.lr]
+
+
 def test_classifiers_can_learn_faster(index):
     trainer = trainer_of(index, optim={"classifier_lr_scale": 10.0})
     trainer.enter(STATE, None)
