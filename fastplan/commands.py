@@ -132,7 +132,7 @@ def _first_lines(runner: Runner, task: Task, resumed: bool) -> list[tuple[str, s
         ("data", f"{splits.origin}: {counts}, {len(splits.train.classes)} classes"),
         ("device", f"{runner.device}: {runner.device_why}"),
         ("workers", runner.ranks.describe(runner.device) or runner.choice.describe(runner.device)),
-        ("loader", "one DALI pipeline for all splits, another clip regime needs no rebuild"),
+        ("loader", "one pipeline for all splits, another clip regime needs no rebuild"),
         ("decoder", runner.decoder_why),
         ("kernels", runner.kernels.line),
         ("precision", f"{runner.precision.name}: {runner.precision.why}"),

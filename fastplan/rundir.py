@@ -43,8 +43,13 @@ class RunDir:
             raise UserError(f"cannot use the run folder {self.path}: {error.strerror}; give another --run") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(f"another process is working in {self.path}; wait for it or give another --run") from None
+        except OSError as error:
+            raise UserError(
+                f"the disk of {self.path} locks no files ({error.strerror}), and a run wants its folder to itself: "
+                "give a --run on another disk, or mount this one with locks (Lustre: -o flock)"
+            ) from None
         self._lock = lock
 
     @staticmethod

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import IO
@@ -94,6 +95,7 @@ def too_slow(reason: str) -> float | None:
 def serve() -> None:
     """The worker: a place a line from standard input, its row to standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who reads the rows decides when to stop
+    threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
     _send(sys.stdout.buffer, b"")
     for line in sys.stdin:
         place, hash_content = json.loads(line)
@@ -102,6 +104,13 @@ def serve() -> None:
         with pa.ipc.new_stream(stream, SCHEMA) as writer:
             writer.write_batch(row)
         _send(sys.stdout.buffer, stream.getvalue())
+
+
+def _end_with(parent: int) -> None:
+    """End when the process that began this one has: while a decoder hangs, nobody sees that the input is closed."""
+    while os.getppid() == parent:
+        time.sleep(_POLL_S)
+    os._exit(1)
 
 
 def _send(output: IO[bytes], content: bytes) -> None:
@@ -115,7 +124,7 @@ class _Worker:
     def __init__(self) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the worker)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps(sys.path)],
+            [sys.executable, "-c", _START, json.dumps(sys.path), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -161,19 +161,23 @@ def _close(writer: pq.ParquetWriter) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """What scans left behind that were killed long ago."""
+    """What scans left behind that were killed long ago; another scan may be removing it at the same time."""
     alone = (path for path in folder.glob("*.packets") if not path.with_suffix(".parquet").exists())
     for path in (*folder.glob("*.partial"), *alone):
-        if time.time() - path.stat().st_mtime > _STALE_S:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _STALE_S:
+                path.unlink()
 
 
 def merge(folder: Path) -> None:
-    """All files into one, the newest row of each path. Somebody else's merge under way is left alone."""
+    """All files into one, the newest row of each path.
+
+    Somebody else's merge under way is left alone, and where files cannot be locked none is begun.
+    """
     with (folder / "merge.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:
             return
         names = file_names(folder)
         merged = _Pair(folder / f"{Path(names[-1]).stem}-merged.parquet")  # files that come meanwhile are newer

@@ -133,6 +133,11 @@ class BatchNorm(nn.BatchNorm3d):
         return as_clips(frames, len(x_NCTHW))
 
 
+def batch_norms(network: nn.Module) -> list[BatchNorm]:
+    """Every BatchNorm of a network."""
+    return [module for module in network.modules() if isinstance(module, BatchNorm)]
+
+
 def as_frames(x_NCTHW: torch.Tensor) -> torch.Tensor:
     """View clips [N, C, T, H, W] as frames [N * T, C, H, W]."""
     n, c, t, h, w = x_NCTHW.shape

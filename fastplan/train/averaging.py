@@ -7,20 +7,30 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
-from fastplan.models.layers import BatchNorm
+from fastplan.models.layers import batch_norms
 
 
 class AveragedNetwork:
     """A copy of the network whose parameters follow it slowly.
 
     window_epochs: the average reaches back about this many epochs. BatchNorm statistics are not averaged: they are
-    estimated anew for the averaged weights (`estimate_batch_norm`), in the clip regime that they will be used in.
+    estimated anew for the averaged weights (`estimate_batch_norm`), in the clip regime that they will be used in, or
+    where they are frozen, shared with the network (`share_frozen`).
     """
 
     def __init__(self, network: nn.Module, window_epochs: float) -> None:
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self.updates = 0
         self._window_epochs = window_epochs
+
+    def share_frozen(self, network: nn.Module) -> None:
+        """Take over every BatchNorm that is frozen in the network: its other weights learn to fit these values alone.
+
+        Those estimated before fit weights that the average is about to leave behind.
+        """
+        for own, norm in zip(batch_norms(self.network), batch_norms(network), strict=True):
+            if norm.frozen:
+                own.load_state_dict(norm.state_dict())
 
     @torch.no_grad()
     def update(self, network: nn.Module, steps_per_epoch: int) -> None:
@@ -45,7 +55,7 @@ def estimate_batch_norm(
     network: nn.Module, batches: Iterable[torch.Tensor], autocast: AbstractContextManager[None]
 ) -> None:
     """Replace running statistics by their plain average over `batches` [N, 3, T, H, W]; frozen layers keep theirs."""
-    norms = [m for m in network.modules() if isinstance(m, BatchNorm) and not m.frozen]
+    norms = [norm for norm in batch_norms(network) if not norm.frozen]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -21,7 +21,7 @@ from fastplan.data.regimes import Regime
 from fastplan.data.sampling import evaluation_samples, stream_rng, training_samples
 from fastplan.errors import UserError
 from fastplan.models.interface import VideoNetwork
-from fastplan.models.layers import BatchNorm
+from fastplan.models.layers import batch_norms
 from fastplan.planner.states import State
 from fastplan.train.averaging import AveragedNetwork, estimate_batch_norm
 from fastplan.train.distributed import ALONE, Ranks
@@ -81,7 +81,7 @@ class Trainer:
         self._target = target
         self._precision = precision
         self._on_step = on_step
-        for norm in _norms(network) if config.train.sync_bn else ():
+        for norm in batch_norms(network) if config.train.sync_bn else ():
             norm.group = ranks.group
         self._average = AveragedNetwork(network, config.train.average_epochs)
         self._state = target
@@ -92,7 +92,7 @@ class Trainer:
         if weights is not None:
             self.load_weights(weights)
         for network in (self.network, self._average.network):
-            for norm in _norms(network):
+            for norm in batch_norms(network):
                 norm.freeze(state.freeze_bn)
         self._average.network.requires_grad_(False)
         self._optimizer = self._make_optimizer(state.lr)
@@ -122,6 +122,7 @@ class Trainer:
         steps = len(regimes)
         self._train_loader.configure(state.clip, ranks.share(state.batch_size))
         self.network.train()
+        self._average.share_frozen(self.network)
         drawn_by = f"{stream}/torch/{ranks.rank}" if ranks.rank else f"{stream}/torch"
         torch.manual_seed(int(stream_rng(config.seed, drawn_by, epoch).integers(2**62)))
         begin, data_seconds = time.perf_counter(), 0.0
@@ -237,7 +238,7 @@ class Trainer:
         """Where ranks normalise with statistics of their own, let all go on with the mean of the running ones."""
         if self._ranks.world > 1 and not self._config.train.sync_bn:
             self._ranks.mean_(
-                [b for norm in _norms(network) for b in (norm.running_mean, norm.running_var) if b is not None]
+                [b for norm in batch_norms(network) for b in (norm.running_mean, norm.running_var) if b is not None]
             )
 
     def _loss(self, heads: tuple[torch.Tensor, ...], targets: torch.Tensor) -> torch.Tensor:
@@ -272,10 +273,6 @@ class Trainer:
     def _set_lr(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["scale"]
-
-
-def _norms(network: nn.Module) -> list[BatchNorm]:
-    return [module for module in network.modules() if isinstance(module, BatchNorm)]
 
 
 def lr_factor(epoch: int, *, warmup: int, cosine: int | None) -> Callable[[float], float]:

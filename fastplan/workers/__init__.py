@@ -50,11 +50,11 @@ Event = Answered | Stepped | Lost | Unread
 
 
 class Workers(Protocol):
-    """`slots` workers. Use as a context manager: leaving it ends them, whatever they are doing."""
+    """A worker in every slot; whoever opened them closes them."""
 
     @property
     def names(self) -> list[str]:
-        """What each slot is called in the journal."""
+        """What each slot is called in the journal; there are as many as names."""
 
     def submit(self, slot: int, request: Request) -> None:
         """Give a free slot something to do."""
@@ -63,4 +63,4 @@ class Workers(Protocol):
         """The next thing that happens. Raises `UserError` where a worker met one, `RuntimeError` for a defect."""
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers, whatever they are doing."""

@@ -1,10 +1,13 @@
 """The index on disk: what it keeps, what is probed again, and what a scan survives."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,6 +172,29 @@ def test_files_are_merged_and_the_newest_row_counts(tmp_path: Path) -> None:
     assert len(index.table(early["file"], early["row"], real.bytes)) == 30  # from a file that is gone but open
 
 
+def test_files_stay_apart_where_they_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Lustre without -o flock: two merges at once would lose rows."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(store_files.fcntl, "flock", no_locks)
+    index = IndexStore(tmp_path)
+    for number in range(store._MOST_FILES + 2):
+        with index.writer() as writer:
+            writer.add(as_batch(Probed(f"own {number}", "", frames=number)))
+    assert len(list(tmp_path.glob("*.parquet"))) == store._MOST_FILES + 2
+    assert len(index.find([f"own {number}" for number in range(store._MOST_FILES + 2)])) == store._MOST_FILES + 2
+
+
+def test_what_another_scan_removes_first_is_no_matter(tmp_path: Path) -> None:
+    """A name that leads nowhere, as that of a file which goes while both look at it."""
+    (tmp_path / "old.partial").symlink_to(tmp_path / "gone")
+    with IndexStore(tmp_path).writer() as writer:
+        writer.add(as_batch(Probed("a", "")))
+    assert len(IndexStore(tmp_path).find(["a"])) == 1
+
+
 def test_rows_stay_with_their_packets_through_merges_of_merges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "_MOST_FILES", 3)
     monkeypatch.setattr(store_files, "_FILE_ROWS", 8)
@@ -217,6 +243,42 @@ def test_a_killed_scan_keeps_what_it_probed(tmp_path: Path, probed: list[str]) -
     _, rows = probe_files(places, cache_dir=tmp_path / "cache", threads=1)
     assert len(rows) == 20 and set(rows["frames"].to_pylist()) == {8}
     assert len(probed) == 12  # two files of four rows were finished before the kill
+
+
+_HANGS = """
+import sys
+from pathlib import Path
+from fastplan.data import probing
+from fastplan.data.index import probe_files
+from fastplan.data.storage import Place
+
+probing._START = (
+    "import json, pathlib, sys, time; sys.path[:] = json.loads(sys.argv[1]); from fastplan.data import probing; "
+    "probing.probe_place = lambda place, **_: (pathlib.Path(place.path).touch(), time.sleep(1000)); probing.serve()"
+)
+probe_files([Place(sys.argv[1])], cache_dir=Path(sys.argv[2]), threads=1)
+"""
+
+
+def test_a_killed_scan_leaves_no_process_behind_whose_decoder_hangs(tmp_path: Path) -> None:
+    file = tmp_path / "hangs.mp4"
+    scan = subprocess.Popen([sys.executable, "-c", _HANGS, str(file), str(tmp_path / "cache")])
+    wait_until(file.exists)
+    worker = int(Path(f"/proc/{scan.pid}/task/{scan.pid}/children").read_text().split()[0])
+    scan.kill()
+    scan.wait()
+    try:
+        wait_until(lambda: not Path(f"/proc/{worker}").exists())
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.1)
 
 
 def test_an_interrupted_scan_keeps_all_it_probed(tmp_path: Path, probed: list[str]) -> None:

@@ -114,7 +114,7 @@ def test_a_step_is_nesterov_sgd_with_clipping(index):
     torch.testing.assert_close(trainer.network.fc.weight.detach(), wanted, rtol=1e-5, atol=1e-7)
 
 
-def test_a_frozen_state_changes_no_batch_norm_anywhere(index):
+def test_a_frozen_state_changes_no_batch_norm_and_its_average_has_the_same(index):
     trainer = trainer_of(index)
     trainer.enter(STATE, None)
     trainer.train_epoch("a", 1)
@@ -122,20 +122,39 @@ def test_a_frozen_state_changes_no_batch_norm_anywhere(index):
     frozen = State("f", CLIP, 0.05, 3, freeze_bn=True)
     trainer.enter(frozen, copy_of(trainer.weights()))
 
-    def norms():
-        nets = trainer.weights()
+    def norms(part):
         names = [n for n, m in trainer.network.named_modules() if isinstance(m, BatchNorm)]
         keys = [f"{n}.{p}" for n in names for p in ("weight", "bias", "running_mean", "running_var")]
-        return {(part, key): nets[part][key].clone() for part in ("network", "average") for key in keys}
+        return {key: trainer.weights()[part][key].clone() for key in keys}
 
-    before, conv = norms(), trainer.network.stem.weight.clone()
+    before, averaged, conv = norms("network"), norms("average"), trainer.network.stem.weight.clone()
+    trainer.validate()
+    assert all(torch.equal(value, averaged[key]) for key, value in norms("average").items()), (
+        "what the state begins from"
+    )
     trainer.train_epoch("b", 1)
     trainer.validate()
-    assert all(torch.equal(value, before[key]) for key, value in norms().items())
+    for part in ("network", "average"):
+        assert all(torch.equal(value, before[key]) for key, value in norms(part).items()), part
     assert not torch.equal(trainer.network.stem.weight, conv)
     trainer.enter(STATE, None)
     trainer.train_epoch("c", 1)
-    assert not all(torch.equal(value, before[key]) for key, value in norms().items()), "thawed again"
+    assert not all(torch.equal(value, before[key]) for key, value in norms("network").items()), "thawed again"
+
+
+def test_an_average_of_no_length_is_the_network_where_batch_norm_is_frozen(index):
+    """What is validated would else normalise by statistics of weights that are gone."""
+    trainer = trainer_of(index, train={"average_epochs": 1e-9, "bn_clips": 4})
+    trainer.enter(STATE, None)
+    trainer.train_epoch("a", 1)
+    trainer.validate()
+    trainer.enter(State("f", CLIP, 0.05, 3, freeze_bn=True), None)
+    trainer.train_epoch("b", 1)
+    clips_NCTHW = torch.randn(2, 3, CLIP.length, CLIP.size, CLIP.size)
+    with torch.no_grad():
+        kept, own = trainer.kept_network()(clips_NCTHW), trainer.network.eval()(clips_NCTHW)
+    for ours, wanted in zip(kept, own, strict=True):
+        torch.testing.assert_close(ours, wanted)
 
 
 def test_the_averaged_network_is_what_is_validated(index):
