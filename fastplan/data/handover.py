@@ -24,7 +24,9 @@ class Handover:
         if self._making is None:
             yield
             return
-        with torch.cuda.stream(self._making):
+        # Leaving a stream sets the device that the thread had before, 0 in a new one, where every rank would begin to
+        # hold memory; leaving a device does not.
+        with torch.cuda.device(self._making.device), torch.cuda.stream(self._making):
             yield
             self._making.synchronize()
 

@@ -169,7 +169,8 @@ class NonLocal(nn.Module):
     """x + bn(out(softmax(a(x) b(x)^T / sqrt(d)) c(x))): every position attends to all others, in time and space.
 
     b and c see x after a 2 x 2 max-pool in space; d is half the channels. bn begins with zero weight, so that the block
-    begins as the identity. The products run in torch's scaled_dot_product_attention.
+    begins as the identity. The products run in torch's scaled_dot_product_attention, as one head: without an axis for
+    heads it would hold the matrix of all pairs of positions.
     """
 
     def __init__(self, channels: int) -> None:
@@ -187,6 +188,7 @@ class NonLocal(nn.Module):
         n, _, t, h, w = x_NCTHW.shape
         query = x_NCTHW.permute(0, 2, 3, 4, 1).flatten(1, 3)  # [N, T * H * W, C], a view
         keys = pool_space(x_NCTHW, 2, pad=0).permute(0, 2, 3, 4, 1).flatten(1, 3)
-        y = F.scaled_dot_product_attention(self.a(query), self.b(keys), self.c(keys))
+        one_head = (self.a(query)[:, None], self.b(keys)[:, None], self.c(keys)[:, None])
+        y = F.scaled_dot_product_attention(*one_head)[:, 0]
         y_FCHW = y.unflatten(1, (t, h, w)).flatten(0, 1).permute(0, 3, 1, 2)
         return x_NCTHW + self.bn(self.out(as_clips(y_FCHW, n)))

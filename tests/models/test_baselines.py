@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastplan.configs import shipped
 from fastplan.errors import UserError
@@ -121,6 +122,13 @@ def test_a_non_local_block_is_its_formula():
     torch.testing.assert_close(block(x), wanted, rtol=1e-10, atol=1e-10)
     nn.init.zeros_(block.bn.weight)
     assert torch.equal(block(x), x)
+
+
+def test_a_non_local_block_needs_no_matrix_of_all_pairs_of_positions():
+    """The fused product alone is allowed: it raises where its inputs are not of the form that it takes."""
+    block, x = NonLocal(16), torch.randn(2, 16, 4, 8, 8, requires_grad=True)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        block(x).sum().backward()
 
 
 def test_lgd_answers_with_its_local_head_and_trains_both():
