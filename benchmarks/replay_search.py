@@ -50,6 +50,7 @@ KNOWN = EndRule("exponential, known at 80 %", "exponential", 5, 0.8)
 LONG = EndRule("tolerance, T = 10", "tolerance", 10)
 EXPONENTIAL = EndRule("exponential, T = 5", "exponential", 5)
 RACE = SearchRules(race=0.5)
+RACE_START = SearchRules(race=0.5, race_start=0.15)
 BASE = Lever("exhaustive (tolerance, T = 5)")
 LONGER = Lever("exhaustive, T = 10", end=LONG)
 DEFAULT = Lever("race, T = 10: the defaults of fastplan train", end=LONG, rules=RACE)
@@ -72,6 +73,7 @@ LEVERS = (
     Lever("race, width 2", rules=SearchRules(race=0.5, width=2)),
     Lever("race, T = 8", end=EndRule("tolerance, T = 8", "tolerance", 8), rules=RACE),
     DEFAULT,
+    Lever("race, from the start too, T = 10", end=LONG, rules=RACE_START),
     Lever("race, exponential, T = 5", end=EXPONENTIAL, rules=RACE),
     Lever("race, exponential, T = 7", end=EndRule("exponential, T = 7", "exponential", 7), rules=RACE),
     Lever("budget of half", share=0.5),

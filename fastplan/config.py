@@ -190,7 +190,8 @@ class PlanConfig(_Section):
     at most, the ways into the last state that are within noise of the best are trained again with other seeds, so that
     their mean decides. race: of the ways into a state, all trained to the same epoch, the share that is trained on,
     one at least; null trains every way to its end. It is decided after epoch `first_rung`, then every `rung_step`
-    epochs.
+    epochs. race_start: whether ways from the start race too, compared at equal clip-frames of their
+    paths once one is `scratch_margin` above random weights.
     """
 
     knee: Literal["tolerance", "exponential", "power", "paper"] = "tolerance"
@@ -212,6 +213,7 @@ class PlanConfig(_Section):
     first_path: str | list[str] | None = None
     repeats: Annotated[int, Field(ge=0)] = 0
     race: Annotated[float, Field(ge=0, lt=1)] | None = 0.5
+    race_start: bool = False
     first_rung: Positive = 2
     rung_step: Positive = 1
 

@@ -84,6 +84,7 @@ def _estimate(task: Task, prices: Mapping[str, float]) -> SearchEstimate:
         attempt_epochs=plan.attempt_epochs,
         max_epochs=plan.max_epochs,
         first_rung=plan.first_rung if plan.race is not None else None,
+        race_start=plan.race_start,
     )
 
 

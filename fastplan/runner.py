@@ -346,6 +346,7 @@ def search_rules(config: RunConfig) -> SearchRules:
         first_path=tuple(plan.first_path or ()),
         repeats=plan.repeats,
         race=plan.race,
+        race_start=plan.scratch_margin if plan.race_start else None,
         first_rung=plan.first_rung,
         rung_step=plan.rung_step,
     )

@@ -52,6 +52,31 @@ def test_a_race_killed_while_a_way_is_paused_ends_like_one_never_stopped(graph, 
     assert not list((cut / "checkpoints").rglob("*.optimizer.pt"))
 
 
+def test_a_way_from_the_start_that_races_ends_the_same_when_killed_while_it_is_paused(tmp_path):
+    tiny = yaml.safe_load(shipped("state_graphs")["tiny"].read_text())
+    tiny["states"].pop("u8-high")
+    graph, whole, cut = tmp_path / "beside.yaml", tmp_path / "whole", tmp_path / "cut"
+    graph.write_text(yaml.safe_dump({**tiny, "edges": ["start -> c4-high", "start -> u8-low", "c4-high -> u8-low"]}))
+    more = ("plan.race_start=true", "plan.scratch_margin=0.0", "plan.max_epochs=4")
+    done = subprocess.run(fresh(whole, graph, *more), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    edges = {">".join((edge["source"], edge["target"])): edge for edge in journal_of(whole)["edges"]}
+    ahead = 1 + -(-4 * edges["start>c4-high"]["epochs"] // 8)  # half as many frames a clip as u8-low
+    raced = {row[0]: row[1] for row in journal_of(whole)["epochs"]}
+    assert "behind" in {edge["status"] for edge in edges.values()}
+    if edges["start>u8-low"]["status"] == "behind":
+        assert raced["start>u8-low"] == ahead
+    else:
+        assert raced["start>c4-high>u8-low"] == 1 and raced["start>u8-low"] >= ahead
+    process = start(fresh(cut, graph, *more, "--workers", "2"))
+    wait_for_epochs(process, 2 + 4)  # both edges from the start begin at once, and one of them waits after an epoch
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = subprocess.run(command(cut, "--resume"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_end(cut, whole)
+
+
 def test_a_race_that_a_budget_stopped_is_decided_with_a_larger_one(graph, tmp_path):
     run = tmp_path / "run"
     cut = subprocess.run(fresh(run, graph, "--budget", "7e"), capture_output=True, text=True)

@@ -34,8 +34,8 @@ class SearchEstimate:
     """A search before it begins.
 
     edges: in the order of a serial search. ended: price of one epoch on every edge that is trained to its end; a race
-    leaves one of the ways into a state, beside those from the start. path: prices (cheapest, dearest) of one epoch in
-    every state of one path.
+    leaves one of the ways into a state, beside those from the start where they do not race. path: prices (cheapest,
+    dearest) of one epoch in every state of one path.
     """
 
     edges: tuple[EdgeEstimate, ...]
@@ -76,10 +76,12 @@ def estimate(
     attempt_epochs: int,
     max_epochs: int,
     first_rung: int | None,
+    race_start: bool = False,
 ) -> SearchEstimate:
     """Estimate a search from the price of one epoch in every state (seconds, clip-frames), > 0.
 
-    first_rung: of `SearchRules`, where ways into a state race; None for no race.
+    first_rung: of `SearchRules`, where ways into a state race; None for no race. race_start: whether those from the
+    start race too.
 
     An edge trains at least `attempt_epochs` (then its knee was the very beginning), or to the first rung where it races
     and is behind there, and at most what `StateGraph.caps` says: `max_epochs`, or more from the start.
@@ -90,7 +92,7 @@ def estimate(
         for edge in graph.edges_in_order()
     )
     if first_rung is not None:
-        rivals = _rivals(graph)
+        rivals = _rivals(graph, race_start)
         edges = tuple(
             replace(e, least=min(e.least, first_rung)) if (e.source, e.target) in rivals else e for e in edges
         )
@@ -99,9 +101,10 @@ def estimate(
         before = graph.predecessors(state.name)
         cheapest[state.name] = prices[state.name] + min(cheapest[name] for name in before)
         dearest[state.name] = prices[state.name] + max(dearest[name] for name in before)
-    ended = sum(edge.price for edge in edges if edge.source == START or not race)
+    apart = [edge for edge in edges if not race or (edge.source == START and not race_start)]
+    ended = sum(edge.price for edge in apart)
     if race:
-        ended += sum(prices[s.name] for s in graph.states if any(p != START for p in graph.predecessors(s.name)))
+        ended += sum(prices[s.name] for s in graph.states if race_start or set(graph.predecessors(s.name)) != {START})
     return SearchEstimate(edges, ended, (cheapest[graph.sink], dearest[graph.sink]))
 
 
@@ -153,9 +156,12 @@ def open_edges(found: SearchEstimate, reached: int) -> Sequence[Edge]:
     return [(edge.source, edge.target) for edge in found.edges[reached:]]
 
 
-def _rivals(graph: StateGraph) -> frozenset[Edge]:
-    """Edges that race: not the only one into their state, nor from the start."""
-    ways = {state.name: [name for name in graph.predecessors(state.name) if name != START] for state in graph.states}
+def _rivals(graph: StateGraph, race_start: bool) -> frozenset[Edge]:
+    """Edges that race: not the only one into their state, nor from the start unless those race too."""
+    ways = {
+        state.name: [name for name in graph.predecessors(state.name) if name != START or race_start]
+        for state in graph.states
+    }
     return frozenset((name, target) for target, names in ways.items() if len(names) > 1 for name in names)
 
 

@@ -12,7 +12,7 @@ from fastplan.errors import UserError
 from fastplan.planner.arrivals import Exploration, Outcome, Progress, Reached, pick
 from fastplan.planner.frontier import Choose, PlanFrontier, front, pareto, pick_highest, significantly_better
 from fastplan.planner.plans import Plan, plan_of
-from fastplan.planner.races import Race, Standing
+from fastplan.planner.races import Race, Standing, lead_of
 from fastplan.planner.repeats import Repeats, deciding_state
 from fastplan.planner.states import START, StateGraph
 
@@ -32,6 +32,10 @@ class SearchRules:
     budget: clip-frames of training after which nothing new is asked, > 0. None: no limit.
     race: of the ways into a state that are trained to the same rung, the share that goes on to the next, 0 <= race < 1,
         one at least; the others are given up (`fastplan.planner.races`). None: every way is trained to its end.
+    race_start: whether ways from `start` race too where there is a race, at equal compute: where the dearest path of
+        the other ways has cost as many clip-frames as n epochs of the state, n epochs later than those. The number is
+        how far the best way must be above the accuracy of the random weights before anything is decided, >= 0. None:
+        they are trained to their ends.
     first_rung, rung_step: the rungs are `first_rung` and every `rung_step` epochs from there, >= 1.
     repeats: in the last state that several ways lead into, the most times that those within twice that noise of the
         best are trained again with other seeds, >= 0; their mean decides (`fastplan.planner.repeats`).
@@ -47,6 +51,7 @@ class SearchRules:
     budget: int | None = None
     repeats: int = 0
     race: float | None = None
+    race_start: float | None = None
     first_rung: int = 2
     rung_step: int = 1
 
@@ -61,6 +66,8 @@ class SearchRules:
             raise UserError(f"repeats is {self.repeats}; it must be at least 0")
         if self.race is not None and not 0 <= self.race < 1:
             raise UserError(f"race is {self.race}; it must be at least 0 and below 1, or None for no race")
+        if self.race_start is not None and not self.race_start >= 0:
+            raise UserError(f"race_start is {self.race_start}; it must be at least 0, or None for no such race")
         if self.first_rung < 1 or self.rung_step < 1:
             raise UserError(f"first_rung is {self.first_rung} and rung_step {self.rung_step}; both must be at least 1")
 
@@ -250,11 +257,13 @@ class Stepwise:
     def _standing(self, name: str) -> Standing:
         """What can be trained into a state now, and what has been given up."""
         ways = self._into(name)
-        if self._rules.race is None:
+        if (share := self._rules.race) is None:
             return Standing(tuple(way for way in ways if way.names not in self._told))
-        race = Race(self._rules.race, self._rules.first_rung, self._rules.rung_step)
+        rules = self._rules
+        race = Race(share, rules.first_rung, rules.rung_step, rules.race_start)
         complete = all(s == START or s not in self._unsettled for s in self._graph.predecessors(name))
-        return race.standing(ways, {**self._paused, **self._told}, complete=complete)
+        lead = lead_of(self._graph, self._graph.state(name), ways) if complete else 0
+        return race.standing(ways, {**self._paused, **self._told}, complete=complete, lead=lead)
 
     def _is_skipped(self, exploration: Exploration, sources: Sequence[str]) -> bool:
         arrival = exploration.arrival

@@ -71,15 +71,20 @@ def searched(world: World, rules) -> tuple[float, int]:
 
 
 def test_the_default_levers_lose_little_on_1000_graphs():
-    """At most 5 points, 1 on average; on average at most 0.2 points more than with every edge trained to its end."""
+    """At most 5 points (6 where ways from the start race too), 1 on average; 0.2 more than every edge's end on average.
+
+    The second one saves epochs beside the first, which saves a fifth.
+    """
     lean = search_rules(RunConfig())
-    regrets, more, epochs = [], [], [0, 0]
+    rules = [lean, replace(lean, race_start=0.15), replace(lean, race=None)]
+    lost, epochs = [], []
     for seed in range(1000):
         world = World(seed, random_graph(random.Random(seed)))
-        (found, trained), (exhaustive, everything) = searched(world, lean), searched(world, replace(lean, race=None))
-        regrets.append(world.best() - found)
-        more.append(exhaustive - found)
-        epochs = [epochs[0] + trained, epochs[1] + everything]
-    assert max(regrets) <= 0.05 and fmean(regrets) <= 0.01, (max(regrets), fmean(regrets))
-    assert fmean(more) <= 0.002, fmean(more)
-    assert epochs[0] < 0.8 * epochs[1], "the levers save nothing"
+        found = [searched(world, each) for each in rules]
+        lost.append([world.best() - accuracy for accuracy, _ in found])
+        epochs.append([trained for _, trained in found])
+    regrets, (default, from_start, everything) = list(zip(*lost, strict=True)), map(sum, zip(*epochs, strict=True))
+    assert max(regrets[0]) <= 0.05 and max(regrets[1]) <= 0.06, [max(regret) for regret in regrets]
+    means = [fmean(regret) for regret in regrets]
+    assert max(means) <= 0.01 and max(means[:2]) <= means[2] + 0.002, means
+    assert from_start < default < 0.8 * everything, "the levers save nothing"

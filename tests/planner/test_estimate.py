@@ -40,6 +40,11 @@ def test_prices_of_paths_and_of_the_whole(seed):
     raced = sum(prices[name] for name in (*starts, *others))
     found = estimate(graph, prices, attempt_epochs=3, max_epochs=20, first_rung=2)
     assert found.times_path == (pytest.approx(raced / max(sums)), pytest.approx(raced / min(sums)))
+    one_way_each = sum(prices.values())
+    found = estimate(graph, prices, attempt_epochs=3, max_epochs=20, first_rung=2, race_start=True)
+    assert found.times_path == (pytest.approx(one_way_each / max(sums)), pytest.approx(one_way_each / min(sums)))
+    found = estimate(graph, prices, attempt_epochs=3, max_epochs=20, first_rung=None, race_start=True)
+    assert found.times_path == (pytest.approx(whole / max(sums)), pytest.approx(whole / min(sums))), "without a race"
 
 
 @pytest.mark.parametrize("lever", [LONGER, DEFAULT])
@@ -67,6 +72,10 @@ def test_a_way_that_races_may_end_at_the_first_rung():
     into = Counter(target for source, target in graph.edges if source != START)
     assert {edge.least for edge in found.edges} == {2, 5}
     assert all(edge.least == (2 if edge.source != START and into[edge.target] > 1 else 5) for edge in found.edges)
+    found = estimate(graph, prices, attempt_epochs=5, max_epochs=50, first_rung=2, race_start=True)
+    every = Counter(target for _, target in graph.edges)
+    assert all(edge.least == (2 if every[edge.target] > 1 else 5) for edge in found.edges)
+    assert any(edge.source == START and edge.least == 2 for edge in found.edges)
 
 
 def test_a_budget_pays_edges_in_order():

@@ -59,6 +59,9 @@ RULES = [
     SearchRules(race=0.4, width=None, z=0.0),
     SearchRules(race=0.5, skip_dominated=True, width=2),
     SearchRules(race=0.5, z=4.0, repeats=2),
+    SearchRules(race=0.5, race_start=0.15),
+    SearchRules(race=0.4, race_start=0.15, first_rung=1, rung_step=2, width=2, skip_dominated=True),
+    SearchRules(race=0.5, race_start=0.15, z=4.0, repeats=2),
 ]
 
 
@@ -204,7 +207,86 @@ def test_a_pause_too_early_and_an_answer_that_nobody_asked_are_refused():
         stepwise.tell(stepwise.ask()[0], Progress("b", "z", (0.5, *[0.7] * 5), 5 * PRICE))
 
 
-@pytest.mark.parametrize("values", [{"race": 1.0}, {"race": -0.1}, {"first_rung": 0}, {"rung_step": 0}])
+def beside_start(short: int = 4) -> StateGraph:
+    """Into z, clips of 16 frames, from a and from b, of `short` and 8 frames, and from `start`."""
+    states = tuple(State(name, ClipSpec(1, frames), 0.1) for name, frames in (("a", short), ("b", 8), ("z", 16)))
+    return StateGraph("beside", states, ((START, "a"), (START, "b"), (START, "z"), ("a", "z"), ("b", "z")))
+
+
+def beside_measure(curves, trained):
+    def measure(source, state, before, until=None):
+        key = f"{source}>{state.name}"
+        trained[key] = min(len(curves[key]) - 1, math.inf if until is None else until)
+        return until_paused(ended(source, state.name, curves[key]), until)
+
+    return measure
+
+
+BEGINNINGS = {"start>a": (0.1, 0.2, 0.3, 0.3, 0.3, 0.4), "start>b": (0.1, 0.3, 0.5)}  # 20 and 16 frames a clip
+
+
+@pytest.mark.parametrize("leaves_chance_at, wins", [(4, True), (5, False)])
+def test_a_way_from_the_start_is_compared_at_equal_compute(leaves_chance_at, wins):
+    """5 epochs of 4 frames have cost what 1.25 of z cost, 2 of 8 frames what one costs: `start` is given 2 epochs."""
+    curves = {
+        **BEGINNINGS,
+        "a>z": (0.4, 0.45, 0.50, 0.52, 0.54, 0.55),
+        "b>z": (0.5, 0.55, 0.60, 0.62, 0.64, 0.65, 0.65),
+        "start>z": tuple(0.1 if epoch < leaves_chance_at else 0.9 for epoch in range(9)),
+    }
+    trained = {}
+    result = search(beside_start(), beside_measure(curves, trained), rules=SearchRules(race=0.3, race_start=0.15))
+    assert (result.path.names == ("z",)) is wins
+    if wins:
+        assert trained == {"start>a": 5, "start>b": 2, "a>z": 2, "b>z": 2, "start>z": 8}
+        assert result.skipped["start>b>z"] == "60.0 % after 2 epochs, another way 90.0 % after 4"
+    else:
+        assert trained == {"start>a": 5, "start>b": 2, "a>z": 2, "b>z": 6, "start>z": 4}
+        assert result.skipped["start>z"] == "10.0 % after 4 epochs, another way 60.0 % after 2"
+    assert set(result.skipped) == {"start>a>z", "start>b>z" if wins else "start>z"}
+    without = {}
+    search(beside_start(), beside_measure(curves, without), rules=SearchRules(race=0.3))
+    assert without == {"start>a": 5, "start>b": 2, "a>z": 2, "b>z": 6, "start>z": 8}, (
+        "only those that follow others race"
+    )
+
+
+def test_a_way_from_the_start_waits_at_the_first_rung_until_the_others_are_known():
+    stepwise = Stepwise(beside_start(), SearchRules(race=0.5, race_start=0.15, first_rung=3))
+    asked = {e.key: e.until for e in stepwise.ask()}
+    assert asked == {"start>a": None, "start>b": None, "start>z": 3}
+    at = {e.key: e for e in stepwise.ask()}
+    stepwise.tell(at["start>z"], Progress(START, "z", (0.1, 0.1, 0.1, 0.1), 3 * PRICE))
+    for key in ("start>a", "start>b"):
+        stepwise.tell(at[key], ended(START, key[-1], BEGINNINGS[key]))
+    assert {e.key: e.until for e in stepwise.ask()} == {"start>a>z": 3, "start>b>z": 3, "start>z": 5}
+
+
+def test_nothing_is_decided_while_all_ways_are_at_chance():
+    """The other way into z is from a, which learns nothing; both leave chance late, and the later one ends higher."""
+    states = tuple(State(name, ClipSpec(1, 8), 0.1) for name in "az")
+    graph = StateGraph("late", states, ((START, "a"), (START, "z"), ("a", "z")))
+    curves = {
+        "start>a": (0.1, 0.12, 0.11),
+        "a>z": (0.12, 0.13, 0.13, 0.13, 0.13, 0.13, 0.13),
+        "start>z": (0.1, 0.1, 0.1, 0.1, 0.11, 0.1, 0.24, 0.26, 0.9),
+    }
+    trained = {}
+    result = search(graph, beside_measure(curves, trained), rules=SearchRules(race=0.5, race_start=0.15))
+    assert result.path.names == ("z",) and trained["start>z"] == 8
+    assert trained["a>z"] == 5, "at the rung at which epoch 7 of the other, two later, is 0.15 above its beginning"
+    hasty = search(graph, beside_measure(curves, {}), rules=SearchRules(race=0.5, race_start=0.0))
+    assert hasty.path.names == ("a", "z"), "noise decides"
+
+
+def test_alone_a_way_from_the_start_is_trained_to_its_end_without_a_pause():
+    stepwise = Stepwise(fan(2), SearchRules(race=0.5, race_start=0.15))
+    assert {e.key: e.until for e in stepwise.ask()} == {"start>a": None, "start>b": None}
+
+
+@pytest.mark.parametrize(
+    "values", [{"race_start": -0.1}, {"race": 1.0}, {"race": -0.1}, {"first_rung": 0}, {"rung_step": 0}]
+)
 def test_rules_out_of_range_are_refused(values):
     with pytest.raises(UserError, match=next(iter(values))):
         SearchRules(**values)
