@@ -21,7 +21,9 @@ _FRAMES = 16
 _CLASSES = 10
 _LINKS = 10_000  # ext4 allows 65,000 of one file
 _PROGRAM = """
-import re, resource, sys
+import json, sys
+sys.path[:] = json.loads(sys.argv.pop(1))
+import re, resource
 from pathlib import Path
 from fastplan.cli import main
 status = main(sys.argv[1:])
@@ -76,7 +78,9 @@ def measure(folder: Path, files: int) -> list[float]:
 
 def run(words: list[str]) -> tuple[subprocess.CompletedProcess[str], float, float]:
     """`fastplan` with these words, its peak RSS in MB, and CPU seconds of its workers too."""
-    done = subprocess.run([sys.executable, "-c", _PROGRAM, *words], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *words], capture_output=True, text=True
+    )
     peak_kb, cpu_s = (float(word) for word in done.stderr.split("peak ")[1].split())
     return done, peak_kb * 1.024e-3, cpu_s
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fastplan.own_python import module_command
 from fastplan.report.console import make_console
 
 LIMIT_S = 90.0
@@ -85,7 +86,7 @@ def run(sentence: Part, parts: Sequence[Part], data: str | None, limit_s: float)
 def _output(part: Part, words: Sequence[str], left_s: float | None, progress: Progress, bar: TaskID) -> str | int:
     """What a part prints; nothing where it is stopped after `left_s`, its exit status where it fails."""
     begun, done = time.perf_counter(), progress.tasks[0].completed
-    command = [sys.executable, "-m", f"fastplan.benchmarks.{part.module}", *words]
+    command = module_command(f"fastplan.benchmarks.{part.module}", *words)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while True:
             try:

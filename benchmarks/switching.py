@@ -27,6 +27,7 @@ from fastplan.data.index import VideoIndex, build_index
 from fastplan.data.lists import read_videos
 from fastplan.data.regimes import Regime
 from fastplan.data.sampling import EpochSamples, training_samples
+from fastplan.own_python import module_command
 
 ITERATIONS = 20
 WORKERS = 2
@@ -54,7 +55,7 @@ def measure(folder: Path, repeats: int) -> list[Result]:
     found: list[Result] = []
     for _ in range(repeats):
         for contender in CONTENDERS:
-            command = [sys.executable, "-m", "fastplan.benchmarks.switching", contender, str(folder)]
+            command = module_command("fastplan.benchmarks.switching", contender, str(folder))
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 found.append(Result(**json.loads(done.stdout.splitlines()[-1])))

@@ -21,7 +21,7 @@ def find(kind: Literal["state_graphs", "plans"], name: str) -> Path:
     """A file of the user's by path, or a shipped one by name. Raises `UserError` where there is neither."""
     if Path(name).suffix in (".yaml", ".yml") or "/" in name:
         if not Path(name).is_file():
-            raise UserError(f"there is no file {name}")
+            raise UserError(f"{name} is a folder, not a file" if Path(name).is_dir() else f"there is no file {name}")
         return Path(name)
     known = shipped(kind)
     if name not in known:

@@ -178,6 +178,10 @@ def _findings(row: Mapping[str, Any], parts_s: Sequence[tuple[float, float]], sp
 def _advice_for_bad(row: Mapping[str, Any]) -> str:
     if "takes more than" in row["bad"]:
         return "give it more time with data.probe_limit_s, or leave it out"
+    if row["bad"].startswith("no such file") and not row["shard"]:
+        return (
+            f"looked for at {row['path']}: a list's paths are relative to its own folder; or leave it out (--fix-list)"
+        )
     if "Permission denied" in row["bad"]:
         return f"let this user read it: chmod u+r {shlex.quote(row['path'])}"
     if row["shard"] or any(words in row["bad"] for words in _NOTHING_LEFT):

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastplan import __version__, survey
+from fastplan.configs import default_file
 from fastplan.errors import UserError
+from fastplan.own_python import module_command
 
 if TYPE_CHECKING:
     from fastplan.launch import Request
@@ -28,9 +31,11 @@ examples:
   fastplan train --plan runs/mine/plan.yaml --data videos/ --seed 1
       train the plan that was found from scratch, without a search
   fastplan train --state-graph paper-sparse --data train.txt --val val.txt network.name=dg_p3d_101
-      settings of the configuration are given as key.sub=value; configs/default.yaml lists them all
+      settings of the configuration are given as key.sub=value
 """
 
+
+_SETTINGS = f"settings; {default_file()} lists them all".replace("%", "%%")
 
 _CHECK_EXAMPLES = """\
 examples:
@@ -79,12 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        again = getattr(arguments, "again", "--resume")
+        again = getattr(arguments, "again", "run it again")
         print(f"fastplan: {error.strerror}; what was saved is intact: free some space, then {again}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = getattr(arguments, "interrupted", "finished epochs are kept: go on with --run DIR --resume")
-        print(f"\nfastplan: interrupted; {kept}", file=sys.stderr)
+        kept = getattr(arguments, "interrupted", "")
+        print(f"\nfastplan: interrupted{kept and f'; {kept}'}", file=sys.stderr)
         return 130
 
 
@@ -159,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="look at videos before training on them",
-        description="Decode every video once, say what is in it, what is wrong with it and what would mend it. "
+        description="Decode every video once, say what is in it, what is wrong with it and what would mend it.\n"
         "What was seen is kept, so training does not look again, and a second check looks at what has changed only.",
         epilog=_CHECK_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -171,9 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--span", type=int, metavar="N", default=16, help="frames a clip spans; fewer is short (16)")
     check.add_argument("--show", type=int, metavar="N", help=f"write {survey.SHEET} with N augmented clips")
     check.add_argument("--hash", action="store_true", help="compare contents too, and name videos that are there twice")
-    check.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings, as in configs/default.yaml")
+    check.add_argument("overrides", nargs="*", default=[], metavar="key.sub=value", help=_SETTINGS)
     kept = "what was probed is kept: run it again to go on"
-    check.set_defaults(run_command=survey.check, interrupted=kept, again="run it again")
+    check.set_defaults(run_command=survey.check, interrupted=kept)
 
     networks = commands.add_parser(
         "networks",
@@ -196,8 +201,8 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser(
         "bench",
         help="measure this machine",
-        description="Measure a part of fastplan: equal results are shown first, then times. Without a name: the quick "
-        "forms of all that have one, in 90 seconds, and at the end what bounds this machine.",
+        description="Measure a part of fastplan: equal results are shown first, then times.\n"
+        "Without a name: the quick forms of all that have one, in 90 seconds, and at the end what bounds this machine.",
         epilog=f"benches:\n{listed}\n\n`fastplan bench NAME --help` lists what a bench takes.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -233,7 +238,7 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
         help="what training may cost: hours of device time, epochs or clip-frames; picks from a frontier with --plan",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="fixes every random choice (default: 0)")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings, as in configs/default.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help=_SETTINGS)
 
 
 def _request(arguments: argparse.Namespace) -> "Request":
@@ -262,8 +267,14 @@ def _train(arguments: argparse.Namespace) -> int:
 
     workers = WorkerChoice.parse(arguments.workers)
     rundir, task, resumed = open_run(_request(arguments), arguments.run, resume=arguments.resume)
-    with closing(rundir), Terminal() as terminal:
-        return train(rundir, task, resumed, workers, terminal, ranks=arguments.ranks or ALONE)
+    arguments.again = shlex.join(["fastplan", "train", "--run", str(rundir.path), "--resume"])
+    try:
+        with closing(rundir), Terminal() as terminal:
+            return train(rundir, task, resumed, workers, terminal, ranks=arguments.ranks or ALONE)
+    except KeyboardInterrupt:
+        if rundir.has_run(rundir.path):
+            arguments.interrupted = f"finished epochs are kept, go on with: {arguments.again}"
+        raise
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -290,7 +301,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     graph = ["--state-graph", arguments.state_graph] if arguments.state_graph else []
     module, _ = _BENCHES.get(arguments.name, ("quick", ""))
     words = [*graph, *data, *arguments.arguments]
-    return subprocess.call([sys.executable, "-m", f"fastplan.benchmarks.{module}", *words])
+    return subprocess.call(module_command(f"fastplan.benchmarks.{module}", *words))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

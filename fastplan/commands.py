@@ -1,8 +1,9 @@
 """The commands `train` and `test`, whole: open the folder, run, test, report."""
 
 import math
+import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fastplan.launch import Task, save_run
 from fastplan.planner.arrivals import Outcome, Reached, is_repeat
 from fastplan.planner.journal import Journal
 from fastplan.planner.plans import Plan
+from fastplan.report.console import print_table
 from fastplan.report.page import report_page
 from fastplan.report.terminal import Terminal, evaluation_line, percent, plan_table, search_table
 from fastplan.rundir import RunDir
@@ -48,7 +50,8 @@ def train(
         most_epochs=task.most_epochs,
         ranks=ranks,
     ) as runner:
-        terminal.facts(_first_lines(runner, task, resumed))
+        facts = _first_lines(runner, task, resumed)
+        terminal.facts(facts)
         if not resumed:
             if runner.pretrained:
                 rundir.save_pretrained(asdict(runner.pretrained))
@@ -90,8 +93,9 @@ def train(
                 ranks=ranks,
             )
         rundir.save_results(_results(plan, note, outcomes, tested, runner))
+        done = replace(task, config=runner.config)
         rundir.save_report(
-            report_page(task, runner.journal, outcomes, reached, plan, tested, _bad_files(runner), frontier)
+            report_page(done, runner.journal, outcomes, reached, plan, tested, _bad_files(runner), frontier, facts)
         )
         _conclude(terminal, rundir, outcomes, reached, plan, note, choices, tested, runner.config)
         if runner.lost.files:
@@ -236,11 +240,11 @@ def _conclude(
     config: RunConfig,
 ) -> None:
     terminal.note("")
-    terminal.console.print(search_table(list(outcomes.values()), reached))
+    print_table(terminal.console, search_table(list(outcomes.values()), reached))
     if plan is None:
         terminal.note(f"No plan: {note}")
         return
-    terminal.console.print(plan_table(plan))
+    print_table(terminal.console, plan_table(plan))
     for choice in choices:
         terminal.note(f"way into {choice}")
     if plan.accuracy is not None and plan.stderr is not None:
@@ -248,4 +252,14 @@ def _conclude(
     if tested is not None:
         terminal.note(evaluation_line("test", tested, config.test))
     terminal.note(f"plan: {rundir.plan_file}   network: {rundir.network_file}   report: {rundir.report_file}")
-    terminal.note(f"train it again without a search: fastplan train --plan {rundir.plan_file}")
+    terminal.note(f"train it again without a search: {_again(rundir, config)}")
+
+
+def _again(rundir: RunDir, config: RunConfig) -> str:
+    """The command that trains the plan again on the same videos, which a plan file does not name."""
+    data = config.data
+    words = ["fastplan", "train", "--plan", str(rundir.plan_file)]
+    words += ["--data", data.train] if data.train else []
+    words += ["--val", data.val] if data.val else []
+    words += [f"data.test={data.test}"] if data.test else []
+    return shlex.join(words)

@@ -16,6 +16,7 @@ from fastplan.errors import UserError, nearest
 
 Positive = Annotated[int, Field(ge=1)]
 _MAY_CHANGE = ("plan.budget",)  # between a run and its resumption
+_OF_STATES = ("lr", "batch_size", "accumulate", "segments", "frames", "stride", "size", "freeze_bn")
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -329,12 +330,21 @@ def _check_keys(layer: Mapping[str, Any], section: type[BaseModel], where: str, 
     for key, value in layer.items():
         dotted = ".".join((*above, str(key)))
         if key not in section.model_fields:
-            raise UserError(f"{where}: unknown key '{dotted}'{nearest(str(key), section.model_fields)}")
+            raise UserError(f"{where}: unknown key '{dotted}'{_hint(str(key), section)}")
         inner = section.model_fields[key].annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             if not isinstance(value, Mapping):
                 raise UserError(f"{where}: '{dotted}' is a section: write {dotted}.KEY, not {dotted}={value}")
             _check_keys(value, inner, where, (*above, str(key)))
+
+
+def _hint(key: str, section: type[BaseModel]) -> str:
+    """Where an unknown key may belong: to this section under a similar name, to another one, or to the states."""
+    if key in _OF_STATES:
+        return f": '{key}' belongs to each state of a state graph, so write it into a graph file (docs/states.md)"
+    near = nearest(key, section.model_fields)
+    homes = [name for name in _flatten(RunConfig().model_dump()) if name.rpartition(".")[2] == key]
+    return f", did you mean '{homes[0]}'?" if homes and near.startswith(";") else near
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from fastplan.models.networks import network_spec
 from fastplan.planner.estimate import SearchEstimate, estimate, open_edges, verdict
 from fastplan.planner.states import check_clip_lengths
 from fastplan.probe import Probe, probe
+from fastplan.report.console import print_table
 from fastplan.report.figures import draw_graph, draw_plan, save_figure
 from fastplan.report.plans import costs_table, duration, edges_table, memory_table, states_table
 from fastplan.report.terminal import Terminal, plan_table
@@ -28,15 +29,17 @@ def plan(task: Task, terminal: Terminal, *, draw: Path | None, probing: bool) ->
     check_clip_lengths([*task.states, task.target], multiple=spec.multiple, least=spec.least, network=name)
     measured = probe(task, terminal.progress) if probing else None
     if task.plan is not None:
-        terminal.console.print(plan_table(task.plan))
+        print_table(terminal.console, plan_table(task.plan))
     if task.graph is not None:
-        terminal.console.print(states_table(task.graph))
+        print_table(terminal.console, states_table(task.graph))
     on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-    terminal.console.print(memory_table(expected_memory(task.states, config, on_gpu=on_gpu)))
+    print_table(terminal.console, memory_table(expected_memory(task.states, config, on_gpu=on_gpu)))
     if task.graph is not None and measured is None:
-        terminal.console.print(edges_table(task.graph, _epochs(task).edges))
+        print_table(terminal.console, edges_table(task.graph, _epochs(task).edges))
     if measured is not None:
-        terminal.console.print(costs_table(task, measured, _epochs(task).edges if task.graph is not None else ()))
+        print_table(
+            terminal.console, costs_table(task, measured, _epochs(task).edges if task.graph is not None else ())
+        )
         _explain(task, measured, terminal)
     if draw is not None and task.plan is not None:
         save_figure(draw_plan(task.plan), draw)

@@ -95,6 +95,10 @@ def resolve(request: Request) -> Task:
     budget = Budget.parse(request.budget) if request.budget else None
     limit: dict[str, Any] = {}
     if asked.get("state_graph"):
+        if request.exact:
+            raise UserError(
+                "--exact trains exactly the epochs of a plan; this is a search: give --plan, or leave it away"
+            )
         limit = {"plan": {"budget": request.budget}} if request.budget else {}
         graph = load_graph(find("state_graphs", asked["state_graph"]))
         below: tuple[str, Mapping[str, Any]] = (f"state graph '{graph.name}'", graph.config)
@@ -135,7 +139,7 @@ def open_run(request: Request, folder: Path | None, *, resume: bool) -> tuple[Ru
         rundir.claim()
         saved = rundir.load_config()
         if request.says_something:
-            _check_same(rundir, saved, resolve(request))
+            _check_same(rundir, saved, request)
         if request.budget is not None:
             saved = _with_budget(saved, request.budget)
             rundir.save_config(saved)
@@ -148,7 +152,9 @@ def open_run(request: Request, folder: Path | None, *, resume: bool) -> tuple[Ru
     if folder is None:
         name = Path(task.config.state_graph or task.config.replay or "run").stem
         folder = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return RunDir(folder), task, False
+    rundir = RunDir(folder)
+    rundir.check_place()
+    return rundir, task, False
 
 
 def save_run(rundir: RunDir, task: Task, resolved: RunConfig) -> None:
@@ -190,11 +196,17 @@ def _with_budget(config: RunConfig, text: str) -> RunConfig:
     return config.model_copy(update={"plan": config.plan.model_copy(update={"budget": text})})
 
 
-def _check_same(rundir: RunDir, saved: RunConfig, asked: Task) -> None:
-    differing = differences(saved, asked.config)
-    if not differing and asked.graph is not None and asked.graph != rundir.load_graph():
-        differing = ["the states or edges of the graph"]
-    if not differing and asked.plan is not None and asked.plan.legs != rundir.load_replayed().legs:
-        differing = ["the legs of the plan"]
+def _check_same(rundir: RunDir, saved: RunConfig, request: Request) -> None:
+    if not (request.config or request.state_graph or request.plan):  # a few settings: the others are the run's
+        words = [(f"'{word}'", parse_override(word)) for word in request.overrides]
+        layers = [("config.yaml", saved.model_dump(mode="json")), ("command line", request.flags()), *words]
+        differing = differences(saved, build_config(layers))
+    else:
+        asked = resolve(request)
+        differing = differences(saved, asked.config)
+        if not differing and asked.graph is not None and asked.graph != rundir.load_graph():
+            differing = ["the states or edges of the graph"]
+        if not differing and asked.plan is not None and asked.plan.legs != rundir.load_replayed().legs:
+            differing = ["the legs of the plan"]
     if differing:
         raise UserError(f"{rundir.path} belongs to another configuration ({'; '.join(differing)}); give another --run")

@@ -52,6 +52,14 @@ class RunDir:
             ) from None
         self._lock = lock
 
+    def check_place(self) -> None:
+        """Raise `UserError` where `claim` must fail, before hours of looking at videos; nothing is written."""
+        above = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if os.path.exists(path))
+        if not above.is_dir():
+            raise UserError(f"cannot use the run folder {self.path}: {above} is a file; give another --run")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise UserError(f"cannot use the run folder {self.path}: {above} may not be written; give another --run")
+
     @staticmethod
     def has_run(path: Path) -> bool:
         """Whether a run was begun in this folder."""

@@ -73,7 +73,7 @@ def networks(arguments: argparse.Namespace) -> int:
     from fastplan.clips import ClipSpec
     from fastplan.models.cost import measure
     from fastplan.models.networks import NETWORKS, network_spec
-    from fastplan.report.console import Bars, make_console
+    from fastplan.report.console import Bars, make_console, print_table
     from fastplan.report.networks import costs_json, costs_table
 
     if arguments.kernels:
@@ -92,7 +92,7 @@ def networks(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(costs_json(costs, size))
     else:
-        make_console().print(costs_table(costs, frames, size))
+        print_table(make_console(), costs_table(costs, frames, size))
     return 0
 
 
@@ -101,7 +101,7 @@ def _print_kernels(names: list[str]) -> int:
 
     from fastplan.models.choices import ends_in_gemm, kernel_choices
     from fastplan.models.networks import build_network
-    from fastplan.report.console import make_console
+    from fastplan.report.console import make_console, print_table
     from fastplan.report.networks import kernels_table
 
     if not names:
@@ -110,7 +110,7 @@ def _print_kernels(names: list[str]) -> int:
         with torch.device("meta"):
             network = build_network(name, 400)
         if choices := kernel_choices(network):
-            make_console().print(kernels_table(name, choices, ends_in_gemm(network)))
+            print_table(make_console(), kernels_table(name, choices, ends_in_gemm(network)))
         else:
             print(f"{name} has no block that the kernels run: PyTorch's operators on every device")
     return 0

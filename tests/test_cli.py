@@ -160,7 +160,8 @@ def test_unreadable_videos_are_skipped_counted_and_listed(capsys, tmp_path, vide
     assert "broken.mp4" in results and "empty.mp4" in results
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("<svg") in (5, 6) and "start → u8-high" in page
-    assert (tmp_path / "run" / "plan.yaml").exists() or "No plan" in text
+    assert "  clips_per_epoch: 16\n" in page and "<td>device<td>cpu: " in page
+    assert f"fastplan train --plan {tmp_path / 'run' / 'plan.yaml'} --data {mixed}" in output.splitlines()[-1]
 
 
 def test_a_video_that_breaks_during_a_run_is_named_in_its_report(capsys, tmp_path, videos):

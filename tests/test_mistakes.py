@@ -47,7 +47,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def everything_below(root: Path) -> set[str]:
     found = {str(path.relative_to(root)) for path in root.rglob("*") if "cache" not in path.parts}
-    return found - {"broken/.lock"}  # of the run that was there
+    return found - {"broken/.lock", "run/.lock"}  # of the runs that were there
 
 
 SEPARATED = "with spaces between and a label from 0 up; class names stand in a table"
@@ -62,6 +62,8 @@ BOTH = [
     ("DATA=from1.txt", "labels up to 2 but no video of class 0: number classes from 0 on"),
     ("DATA=no.json", "no.json is no JSON"),
     ("DATA=/dev/null", "lists no videos"),
+    ("DATA=videos#train", "there is no videos#train: videos has no parts"),
+    ("DATA=three.txt#val", "there is no three.txt#val: three.txt has no parts"),
     ("DATA=gone{0..2}.tar", "there is no shard gone0.tar"),
     ("DATA=videos data.format=kinetics", "is a folder, and data.format=kinetics wants the file of such a list"),
     ("DATA=videos data.threads=many", "data.threads is 'many'"),
@@ -78,10 +80,13 @@ CHECK = [
 ]
 TRAIN = [
     ("DATA=missing.txt", "class '0' has no video that decodes; the first: "),
+    ("DATA=missing.txt", "gone/a.mp4: no such file, where a list's paths are relative to its own folder"),
     ("DATA=bare", "class 'a' in bare has no videos: add some or remove the folder"),
     ("DATA=one", "one has one class, 'a'; training needs at least two"),
     ("DATA=videos --val nowhere", "there is no data at nowhere"),
-    ("DATA=videos --val three.txt", "must be the same, in the same order"),
+    ("DATA=videos --val three.txt", "must be the same, in the same order: only the validation data has '0', '1', '2'"),
+    ("DATA=videos --state-graph ./videos", "./videos is a folder, not a file"),
+    ("DATA=videos --exact", "--exact trains exactly the epochs of a plan; this is a search: give --plan"),
     ("DATA=videos --state-graph tinny", "did you mean 'tiny'?"),
     ("DATA=videos --state-graph graph.yaml", "state 'a' has an unknown key 'colour'; known: "),
     ("DATA=videos --state-graph edge.yaml", "there is no state 'b'; known: a"),
@@ -91,16 +96,21 @@ TRAIN = [
     ("DATA=videos --run run", "run holds a run: go on with it by --resume, or give another --run"),
     (
         "DATA=videos --run file data.clips_per_epoch=32",
-        "cannot use the run folder file: File exists; give another --run",
+        "/file is a file; give another --run",
     ),
     ("DATA=videos --run /proc/run data.clips_per_epoch=32", "cannot use the run folder /proc/run"),
     ("DATA=videos checkpoints=/proc/c data.clips_per_epoch=32", "cannot write /proc/c/tried_out.pt: "),
     ("DATA=videos checkpoints=file data.clips_per_epoch=32", "cannot write file/tried_out.pt: "),
     ("DATA=videos plan.max_epoch=3", "did you mean 'max_epochs'?"),
+    ("DATA=videos max_epochs=3", "unknown key 'max_epochs', did you mean 'plan.max_epochs'?"),
+    ("DATA=videos optim.lr=0.1", "'lr' belongs to each state of a state graph, so write it into a graph file"),
     ("DATA=videos plan.max_epochs=0", "plan.max_epochs is 0"),
     ("DATA=videos network.name=dg_p3d", "did you mean 'dg_p3d_50'?"),
     ("DATA=videos plan.holdout=0.999", "leaves none of class 'c0' for training: give more videos"),
     ("DATA=videos data.group_pattern=(", "is no regular expression"),
+    ("DATA=videos data.group_pattern=^v", "does not match 'c0/v00.mp4': give one that matches every path, or "),
+    ("DATA=videos data.group_pattern=v", "the 12 videos are one group, the largest is 'v' with 12, and none is parted"),
+    ("DATA=videos data.group_pattern=v data.holdout_test=.2", "or a list of its own (data.test=LIST)"),
     ("DATA=videos network.pretrained=none.pt data.clips_per_epoch=32", "there is no file none.pt"),
     ("DATA=videos --workers none", "give a number of processes"),
     ("DATA=videos --budget 3x", "'3x' is no budget: write 40h"),
@@ -111,6 +121,8 @@ RESUME = [
     ("train --run nowhere --resume", "there is no run in nowhere to go on with"),
     ("train --run notes --resume", "there is no run in notes to go on with"),
     ("train --run broken --resume", "broken/config.yaml is not YAML"),
+    ("train --run run --resume optim.momentum=0.5", "another configuration (optim.momentum: 0.9 -> 0.5)"),
+    ("train --run run --resume --seed 3", "another configuration (seed: 0 -> 3)"),
     ("train --resume", "say which run to go on with: --run DIR --resume"),
     ("train --plan op-kinetics-dg-p3d-resnet50 plan.budget=9e", "plan.budget=9e limits a search; the legs of a plan"),
     ("test --run nowhere", "there is no run in nowhere"),
@@ -148,6 +160,13 @@ def test_a_mistake_is_one_paragraph_and_leaves_nothing(desk, monkeypatch, capsys
         said = capsys.readouterr().err
         assert told in said and said.startswith("fastplan: ") and said.count("\n") == 1, (words, said)
         assert everything_below(desk) == before, words
+
+
+def test_every_list_is_read_before_any_video(desk, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(desk)
+    words = ["train", "--state-graph", "tiny", "--data", "videos", "--val", "nowhere", f"data.cache={tmp_path}"]
+    assert main(words) == 2
+    assert "there is no data at nowhere" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def refusal(words: list[str], before_exec: Callable[[], None] | None = permissions_bind, first: str = "") -> str:

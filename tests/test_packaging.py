@@ -45,3 +45,13 @@ def test_it_runs_from_another_folder(wheel, tmp_path):
     done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "u16-high" in done.stdout
+
+
+def test_a_bench_is_that_of_the_running_fastplan_also_in_a_checkout(tmp_path):
+    """A folder `fastplan` where the command is typed is not what is measured."""
+    (tmp_path / "fastplan").mkdir()
+    (tmp_path / "fastplan" / "__init__.py").write_text("raise SystemExit('the fastplan of the working folder')")
+    program = "import sys; sys.path[:] = sys.argv.pop(1).split('|'); from fastplan import cli; sys.exit(cli.main())"
+    words = ["-c", program, "|".join([str(ROOT), *sys.path]), "bench", "bound", "--help"]
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "usage: fastplan bench bound" in done.stdout, done.stdout + done.stderr

@@ -7,13 +7,13 @@ deadline processes are killed; no unit begins that is expected to end in the las
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastplan.benchmarks.gpu_check.units import UNIT_FAILED, Journal, Record, stage_records
+from fastplan.own_python import module_command
 
 _GRACE_S = 5.0
 _POLL_S = 0.1
@@ -61,7 +61,7 @@ def run_stage(
         environment = environment | {"OMP_NUM_THREADS": "1"}
     shards = []
     for number in range(stage.shards):
-        words = [sys.executable, "-m", "fastplan.benchmarks.gpu_check.worker", name, stage.module, str(folder)]
+        words = module_command("fastplan.benchmarks.gpu_check.worker", name, stage.module, str(folder))
         words += ["--deadline", str(deadline - _GRACE_S), "--shard", f"{number}/{stage.shards}"] + ["--tiny"] * tiny
         journal, log = Journal(folder / f"{name}-{number}.jsonl"), folder / f"{name}-{number}.log"
         shards.append(_Shard(words, journal, log, seen=len(journal.records())))

@@ -135,6 +135,7 @@ def build_index(
     for label, name in enumerate(listed.classes):
         if label not in present:
             first = "; the first: {}: {}".format(*next(iter(bad.items()))) if bad else ""
+            first += ", where a list's paths are relative to its own folder" if first.endswith("no such file") else ""
             raise UserError(f"class '{name}' has no video that decodes{first}")
     return VideoIndex(
         _StoredVideos(store, rows, part_N3[good]),

@@ -31,6 +31,7 @@ from fastplan.data.storage import Place
 from fastplan.errors import UserError
 
 _PICTURES = PictureNames()
+_WHOLE: tuple[ListFormat, ...] = ("paths", "table", "ucf101", "something-v2")  # formats whose files hold one part each
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def _read(
     if path.is_dir() and format not in (None, "hmdb51"):
         raise UserError(f"{source} is a folder, and data.format={format} wants the file of such a list: name that one")
     if path.is_dir() and format != "hmdb51" and not any(path.glob("*_test_split[123].txt")):
+        _refuse_part(path, part)
         return (_read_folder if labelled else _read_files)(path, pictures), path
     if not path.exists():
         near = _nearest(path)
@@ -117,10 +119,17 @@ def _read(
     if not labelled and is_video(path.name):
         return VideoList(Places.of([Place(source)]), (0,), (source,), ()), path.parent
     kind = format or detect(path)
+    if kind in _WHOLE:
+        _refuse_part(path, part)
     if kind == "paths":
         return _read_list(path, pictures), path.parent
     entries, classes = read_annotation(path, kind, part, pictures)
     return _from_entries(entries, classes, pictures), path if path.is_dir() else path.parent
+
+
+def _refuse_part(path: Path, part: str | None) -> None:
+    if part is not None:
+        raise UserError(f"there is no {path}#{part}: {path} has no parts, it is one list; leave #{part} away")
 
 
 def _nearest(path: Path) -> Path | None:
@@ -293,6 +302,9 @@ def _groups(places: Places, base: Path, pattern: str) -> tuple[str, ...]:
         name = str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
         match = expression.search(name)
         if match is None:
-            raise UserError(f"data.group_pattern '{pattern}' does not match '{name}'")
+            raise UserError(
+                f"data.group_pattern '{pattern}' does not match '{name}': give one that matches every path, or "
+                "data.group_pattern=null where no videos belong together"
+            )
         groups.append(match.group(1) if expression.groups else match.group(0))
     return tuple(groups)

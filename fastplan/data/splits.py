@@ -41,8 +41,7 @@ def open_splits(data: DataConfig, *, holdout: float, seed: int, threads: int, pr
     """
     cache = cache_dir(data)
 
-    def index_of(source: Path | str, title: str) -> VideoIndex:
-        listed = list_videos(source, data)
+    def index_of(listed: VideoList, title: str) -> VideoIndex:
         step = progress(f"Probing {title}", listed.files)
         return build_index(
             listed, cache_dir=cache / "index", threads=threads, on_video=step, limit_s=data.probe_limit_s
@@ -54,28 +53,28 @@ def open_splits(data: DataConfig, *, holdout: float, seed: int, threads: int, pr
         if not folder.exists():
             step = progress("Making the embedded videos", total)
             make_task(data.embedded, cache / "tasks", workers=threads, on_video=step)
-        parts = {split: index_of(folder / split, f"{split} videos") for split in ("train", "val", "test")}
+        parts = {
+            split: index_of(list_videos(folder / split, data), f"{split} videos") for split in ("train", "val", "test")
+        }
         return Splits(parts["train"], parts["val"], parts["test"], f"embedded task '{data.embedded}'")
 
-    train = index_of(data.train, "training videos")
+    sources = {"training": data.train, "validation": data.val, "test": data.test}
+    listed = {name: list_videos(source, data) for name, source in sources.items() if source}  # before hours of probing
+    for name, videos in listed.items():
+        _check_classes(name, videos.classes, listed["training"].classes)
+    train = index_of(listed["training"], "training videos")
     origin = data.train
-    test = index_of(data.test, "test videos") if data.test else None
+    test = index_of(listed["test"], "test videos") if data.test else None
     if test is None and data.holdout_test:
         kept, out = carve(train, data.holdout_test, seed=seed, purpose="test")
         test, train = train.take(out), _without(train, kept)
         origin += f", test {_who(test)}"
     if data.val:
-        val = index_of(data.val, "validation videos")
+        val = index_of(listed["validation"], "validation videos")
     else:
         kept, out = carve(train, holdout, seed=seed, purpose="validation")
         val, train = train.take(out), _without(train, kept)
         origin += f", validation {_who(val)}"
-    for name, split in (("validation", val), ("test", test)):
-        if split is not None and split.classes != train.classes:
-            raise UserError(
-                f"the {name} data has classes {', '.join(split.classes[:5])}... and the training data "
-                f"{', '.join(train.classes[:5])}...: they must be the same, in the same order"
-            )
     return Splits(train, val, test, origin)
 
 
@@ -102,9 +101,10 @@ def carve(
         missing = set(range(len(index.classes))) - set(index.labels_N[members].tolist())
         if missing and (side == "training" or grouped):
             name = index.classes[min(missing)]
+            own = "--val LIST" if purpose == "validation" else "data.test=LIST"
             raise UserError(
                 f"holding out {fraction:g} of the videos for {purpose} leaves none of class '{name}' for {side}: "
-                "give more videos, another seed, or a list of its own (--val)"
+                f"{_why_groups(groups) if grouped else ''}give more videos, another seed, or a list of its own ({own})"
             )
     return np.flatnonzero(~out), np.flatnonzero(out)
 
@@ -126,6 +126,34 @@ def list_videos(source: Path | str, data: DataConfig, *, labelled: bool = True) 
 def cache_dir(data: DataConfig) -> Path:
     """Where the index and the embedded task are kept."""
     return Path(data.cache) if data.cache else user_cache_path("fastplan")
+
+
+def _check_classes(name: str, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    """Raise `UserError` where a split has other classes than the training videos."""
+    if found == wanted:
+        return
+    only = [f"only the {name} data has {_few(set(found) - set(wanted))}"] if set(found) - set(wanted) else []
+    only += [f"only the training data has {_few(set(wanted) - set(found))}"] if set(wanted) - set(found) else []
+    only = only or ["they come in another order"]
+    raise UserError(
+        f"the {name} data has {len(found)} classes and the training data {len(wanted)}; they must be the same, in the "
+        f"same order: {'; '.join(only)}"
+    )
+
+
+def _few(names: set[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(f"'{name}'" for name in sorted(names)[:5]) + more
+
+
+def _why_groups(groups: npt.NDArray[np.str_]) -> str:
+    """What keeps a grouped set of videos from being split."""
+    names, counts = np.unique(groups, return_counts=True)
+    many = f"are in {len(names)} groups" if len(names) > 1 else "are one group"
+    return (
+        f"the {len(groups)} videos {many}, the largest is '{names[counts.argmax()]}' with {counts.max()}, and none is "
+        "parted; say which belong together (data.group_pattern, null for none, or the list's group column), "
+    )
 
 
 def _without(index: VideoIndex, kept: npt.NDArray[np.int64]) -> VideoIndex:

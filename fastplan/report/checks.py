@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastplan.check import Checked, CheckedVideos, Finding, Kind
+from fastplan.report.console import print_table
 
 _MOST_ROWS = 60
 _MOST_NAMED = 5
@@ -23,7 +24,7 @@ def print_checked(console: Console, checked: CheckedVideos, source: str) -> None
     """The table (of more than 60 videos a summary), every kind of finding with files and advice, and the verdict."""
     base = Path(os.path.abspath(source))  # as the index has it: links are not followed
     base = base if base.is_dir() else base.parent
-    console.print(_videos_table(checked, base) if len(checked) <= _MOST_ROWS else _summary_table(checked))
+    print_table(console, _videos_table(checked, base) if len(checked) <= _MOST_ROWS else _summary_table(checked))
     counts: Counter[Kind] = Counter()
     named: dict[Kind, list[tuple[str, Finding]]] = defaultdict(list)
     frames = 0

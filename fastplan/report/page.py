@@ -16,7 +16,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #0f172a }
 table { border-collapse: collapse }
 th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #e2e8f0 }
-th:first-child, td:first-child { text-align: left } tr.path td { font-weight: 600; color: #c2410c }
+th:first-child, td:first-child, .facts td { text-align: left } tr.path td { font-weight: 600; color: #c2410c }
 .curves { display: flex; flex-wrap: wrap; gap: 1rem } svg { max-width: 100%; height: auto }
 """
 
@@ -30,10 +30,12 @@ def report_page(
     tested: Evaluation | None,
     bad: Mapping[str, str],
     frontier: Sequence[Reached] = (),
+    facts: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The whole page as HTML; figures are inline SVG, nothing is loaded from elsewhere.
 
     outcomes: by the edge's key. bad: unreadable files, why. frontier: the best plan for every budget, cheapest first.
+    facts: the first lines of the run, (name, text).
     """
     path = {(o.source, o.name) for o in reached.path} if reached else set()
     found = list(outcomes.values())
@@ -53,6 +55,8 @@ def report_page(
         parts += ["<h2>Who trained what when</h2>", as_svg(draw_timeline(epochs))]
     if plan is not None:
         parts += ["<h2>Plan</h2>", f"<pre>{html.escape(plan.to_yaml())}</pre>"]
+    parts += ["<h2>Run</h2>", _facts_table(facts)]
+    parts.append(f"<details><summary>All settings</summary><pre>{html.escape(task.config.to_yaml())}</pre></details>")
     if bad:
         rows = "".join(f"<tr><td>{html.escape(path)}<td>{html.escape(why)}</tr>" for path, why in bad.items())
         parts += [f"<h2>Files that could not be read: {len(bad)}</h2>", f"<table>{rows}</table>"]
@@ -70,6 +74,11 @@ def _summary(plan: Plan | None, tested: Evaluation | None) -> str:
             f" Test video top-1 {percent(tested.video_top1)} % (± {percent(tested.stderr)}, {tested.videos} videos)."
         )
     return text
+
+
+def _facts_table(facts: Sequence[tuple[str, str]]) -> str:
+    lines = (f"<tr><td>{html.escape(name)}<td>{html.escape(text)}</tr>" for name, text in facts)
+    return f"<table class='facts'>{''.join(lines)}</table>"
 
 
 def _edge_table(outcomes: list[Outcome], path: set[tuple[str, str]]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from fastplan.launch import Task
@@ -13,7 +14,7 @@ from fastplan.probe import Probe
 
 def states_table(graph: StateGraph) -> Table:
     """The states of a graph in the order of the search."""
-    table = Table(title=f"States of '{graph.name}', validated at {graph.validation_clip}", title_justify="left")
+    table = Table(title=f"States of '{escape(graph.name)}', validated at {graph.validation_clip}", title_justify="left")
     for column in (
         "state",
         "segments x frames",

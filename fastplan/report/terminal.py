@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import TaskID
 from rich.table import Table
 
@@ -43,7 +44,8 @@ class Terminal(Bars):
         if clip.path not in self._bad:
             self._bad.add(clip.path)
             then = "left out" if clip.instead is None else "another clip of the epoch takes its place"
-            self.console.print(f"  [yellow]cannot read[/yellow] {clip.path}: {clip.reason}; {then}", highlight=False)
+            what = escape(f"{clip.path}: {clip.reason}; {then}")
+            self.console.print(f"  [yellow]cannot read[/yellow] {what}", highlight=False, soft_wrap=True)
 
     def begin_edge(self, key: str, source: str, state: State, done: int, most: int) -> None:
         """Head line of an edge, and its bar: epochs of at most `most`."""
@@ -54,7 +56,7 @@ class Terminal(Bars):
         frozen = ", BatchNorm frozen" if state.freeze_bn else ""
         self.console.print(
             f"\n[bold]{title}[/bold]  clip {state.clip}, lr {state.lr:g}, "
-            f"batch {state.batch_size} x {state.accumulate}{frozen}, at most {most} epochs{again}"
+            f"batch {state.batch_size} x {state.accumulate}{frozen}, at most {most} epoch{'s' * (most != 1)}{again}"
         )
         if key in self._paused:
             self.console.print(f"  goes on after epoch {done}")
@@ -99,12 +101,12 @@ class Terminal(Bars):
         """One line about a finished edge."""
         if outcome.status == "behind":
             title = " -> ".join(key.split(">")[-2:])
-            self.console.print(f"  [bold]{title}[/bold]  given up: {outcome.note}", highlight=False)
+            self.console.print(f"  [bold]{title}[/bold]  given up: {escape(outcome.note)}", highlight=False)
             return
         edge = self._edges[key]
         self._progress.remove_task(edge.task)
         if outcome.status == "diverged":
-            self.console.print(f"  {self._which(edge)}[red]diverged[/red]: {outcome.note}")
+            self.console.print(f"  {self._which(edge)}[red]diverged[/red]: {escape(outcome.note)}")
         else:
             self.console.print(
                 f"  {self._which(edge)}kept epoch {outcome.epochs} of {outcome.trained}: "
@@ -120,12 +122,12 @@ class Terminal(Bars):
         """The first lines of a run: what is used, and why."""
         table = Table.grid(padding=(0, 2))
         for name, text in rows:
-            table.add_row(f"[bold]{name}[/bold]", text)
+            table.add_row(f"[bold]{name}[/bold]", escape(text))
         self.console.print(table)
 
     def note(self, text: str) -> None:
-        """One line."""
-        self.console.print(text, highlight=False)
+        """One line, as it is: a path or a command in it can be copied."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def percent(fraction: float | None) -> str:
@@ -137,7 +139,7 @@ def search_table(outcomes: Sequence[Outcome], final: Reached | None) -> Table:
     """Every explored edge; those on the path found are marked."""
     path = {(o.source, o.name) for o in final.path} if final else set()
     table = Table(title="Explored edges (top-1 in per cent, on validation clips)", title_justify="left")
-    for column in ("edge", "top1", "±", "kept epoch", "trained", "ended", "clip-frames", "seconds", "path"):
+    for column in ("edge", "top1", "±", "kept epoch", "trained", "ended", "clip frames", "seconds", "path"):
         table.add_column(
             column, justify="left" if column in ("edge", "ended", "path") else "right", no_wrap=column == "edge"
         )
@@ -151,7 +153,7 @@ def search_table(outcomes: Sequence[Outcome], final: Reached | None) -> Table:
         table.add_row(
             f"{outcome.source} -> {outcome.name}",
             percent(outcome.accuracy),
-            percent(outcome.stderr),
+            percent(outcome.stderr).strip(),
             str(outcome.epochs),
             str(outcome.trained),
             ended.get(outcome.status, outcome.status),
