@@ -31,11 +31,11 @@ class Epoch(Protocol):
 
     @property
     def seconds(self) -> float:
-        """Wall time of training."""
+        """Of training, while the process ran."""
 
     @property
     def val_seconds(self) -> float:
-        """Wall time of the validation."""
+        """Of the validation, likewise."""
 
 
 @dataclass(frozen=True)

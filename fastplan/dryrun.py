@@ -41,6 +41,8 @@ def plan(task: Task, terminal: Terminal, *, draw: Path | None, probing: bool) ->
             terminal.console, costs_table(task, measured, _epochs(task).edges if task.graph is not None else ())
         )
         _explain(task, measured, terminal)
+    elif task.graph is not None and config.plan.budget is not None:
+        terminal.note(f"budget of {Budget.parse(config.plan.budget)}: --probe says what it cuts")
     if draw is not None and task.plan is not None:
         save_figure(draw_plan(task.plan), draw)
     if draw is not None and task.graph is not None:

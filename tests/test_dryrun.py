@@ -49,3 +49,8 @@ def test_the_dry_run_adds_up(words, capsys, tmp_path, monkeypatch):
     assert "disk: 1.2 MB a checkpoint, at most" in text
     assert "budget of 9 epochs: pays 1 of" in text and "verdict: not worth its cost here: 4 validation videos" in text
     assert list(tmp_path.iterdir()) == [], "a dry run leaves nothing behind"
+
+
+def test_a_budget_without_the_probe_is_not_passed_over(capsys):
+    assert cli.main(["plan", "--state-graph", "tiny", "--budget", "9e"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "budget of 9 epochs: --probe says what it cuts"

@@ -33,6 +33,7 @@ from fastplan.planner.states import START, State
 from fastplan.train.distributed import ALONE, Ranks
 from fastplan.train.evaluate import Evaluation
 from fastplan.train.precision import Precision
+from fastplan.train.running import RunningClock
 from fastplan.train.store import Store
 from fastplan.train.trainer import EpochStats, Trainer, lr_factor
 
@@ -172,6 +173,7 @@ class EdgeTrainer:
             lost=lost,
             drop_nonref=config.data.drop_nonref,
         )
+        self._clock = RunningClock()
         self._trainer = Trainer(
             network,
             config,
@@ -181,12 +183,14 @@ class EdgeTrainer:
             precision=Precision(config.train.precision, device, "as resolved"),
             on_step=on_step,
             ranks=ranks,
+            clock_s=self._clock.now_s,
         )
         self._at: tuple[EdgeTraining, int] | None = None
 
     def close(self) -> None:
-        """Stop the decoding threads."""
+        """Stop the decoding threads, and the clock's."""
         self._loader.close()
+        self._clock.close()
 
     def answer(self, request: Request) -> Answer:
         """Do what is asked. Raises `UserError` where data, settings or disk do not allow it."""
@@ -198,9 +202,9 @@ class EdgeTrainer:
 
     def _validate_start(self, edge: EdgeTraining) -> EpochDone:
         self._go_to(edge, 0)
-        begin = time.perf_counter()
+        begin = self._clock.now_s()
         accuracy = self._trainer.validate(views=self._equipment.config.plan.val_clips).video_top1
-        seconds = time.perf_counter() - begin
+        seconds = self._clock.now_s() - begin
         return EpochDone(EpochRecord(0, accuracy, math.nan, 0, 0.0, 0.0, seconds, time.time()), None)
 
     def _train_epoch(self, edge: EdgeTraining, epoch: int) -> EpochDone:
@@ -209,10 +213,10 @@ class EdgeTrainer:
         changing = edge.cosine is not None or epoch <= edge.warmup
         scale = lr_factor(epoch, warmup=edge.warmup, cosine=edge.cosine) if changing else None
         stats = self._trainer.train_epoch(edge.stream, epoch, lr_scale=scale)
-        begin, accuracy = time.perf_counter(), math.nan
+        begin, accuracy = self._clock.now_s(), math.nan
         if math.isfinite(stats.loss):
             accuracy = self._trainer.validate(views=self._equipment.config.plan.val_clips).video_top1
-        val_seconds = time.perf_counter() - begin
+        val_seconds = self._clock.now_s() - begin
         store = self._equipment.store
         if self._ranks.rank == 0:
             store.save(store.weights_name(edge.key, epoch), self._trainer.weights())

@@ -33,8 +33,8 @@ _STEPS_UNSEEN = 16  # from one look at the loss to the next: on a GPU each waits
 
 @dataclass(frozen=True)
 class EpochStats:
-    """loss: mean over the epoch, nan where it diverged. clips, clip_frames: trained on, by all ranks. seconds: wall
-    time; data_seconds: the part that the slowest rank spent waiting for clips. grad_norm: mean before clipping."""
+    """loss: mean over the epoch, nan where it diverged. clips, clip_frames: trained on, by all ranks. seconds: of the
+    clock; data_seconds: the part that the slowest rank spent waiting for clips. grad_norm: mean before clipping."""
 
     loss: float
     clips: int
@@ -58,7 +58,7 @@ class Trainer:
     """The network, its average, the optimizer of the current state, and the loaders.
 
     target: clip regime of every validation. on_step: called with (step, steps) after each optimizer step. ranks: among
-    which every batch is divided; their networks must begin with the same weights.
+    which every batch is divided; their networks must begin with the same weights. clock_s: by which epochs are timed.
     """
 
     def __init__(
@@ -72,8 +72,10 @@ class Trainer:
         precision: Precision,
         on_step: Callable[[int, int], None] = lambda step, steps: None,
         ranks: Ranks = ALONE,
+        clock_s: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.network = network
+        self._clock_s = clock_s
         self._ranks = ranks
         self._config = config
         self._train_loader = train_loader
@@ -125,7 +127,7 @@ class Trainer:
         self._average.share_frozen(self.network)
         drawn_by = f"{stream}/torch/{ranks.rank}" if ranks.rank else f"{stream}/torch"
         torch.manual_seed(int(stream_rng(config.seed, drawn_by, epoch).integers(2**62)))
-        begin, data_seconds = time.perf_counter(), 0.0
+        begin, data_seconds = self._clock_s(), 0.0
         losses, norms = torch.zeros(2, device=self._precision.device)
         passes = [Regime(r.spec, ranks.share(r.batch_size)) for r in regimes for _ in range(state.accumulate)]
         batches, pace = self._train_loader.epoch(samples, regimes=passes), self._precision.pace()
@@ -133,9 +135,9 @@ class Trainer:
         for step in range(steps):
             self._set_lr(state.lr * (1.0 if lr_scale is None else lr_scale(step / steps)))
             for _ in range(state.accumulate):
-                waiting = time.perf_counter()
+                waiting = self._clock_s()
                 batch = next(batches)
-                data_seconds += time.perf_counter() - waiting
+                data_seconds += self._clock_s() - waiting
                 with self._precision.autocast():
                     heads = self.network(batch.clips_NCTHW)
                     loss = self._loss(heads, batch.targets(heads[0].shape[1]))
@@ -153,7 +155,7 @@ class Trainer:
         self._merge_batch_norm(self.network)
         ranks.check_alike(list(self.network.parameters()))
         mean_loss = float(losses) / steps
-        seconds, data_seconds = ranks.greatest(time.perf_counter() - begin, data_seconds)
+        seconds, data_seconds = ranks.greatest(self._clock_s() - begin, data_seconds)
         clips *= ranks.world
         return EpochStats(
             loss=mean_loss if math.isfinite(mean_loss) else math.nan,
