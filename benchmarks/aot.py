@@ -1,7 +1,7 @@
 """Compile every kernel configuration for GPUs that need not be present, and read what the compiler made of
 it.
 
-    python -m fastplan.benchmarks.aot [--output benchmarks/results/aot.md] [--arch 90 ...]
+    python -m fastplan.benchmarks.aot [--output benchmarks/results/aot.md] [--arch 90 ...] [--brief]
 
 The cubins are disassembled with the tools in Triton's wheel. Gates: no stack, no spilled register, shared
 memory within the architecture's limit, 16-byte global loads and none of one or two bytes, and tensor-core
@@ -10,9 +10,12 @@ neither speed nor correctness on silicon.
 """
 
 import argparse
+import bisect
+import itertools
 import multiprocessing
 import os
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -42,6 +45,8 @@ SHARED_LIMIT_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 *
 # What the matrix units are called: an HMMA on sm_90 would mean that the compiler gave up on the fast path.
 TENSOR_CORE = {80: r"HMMA", 90: r"HGMMA", 100: r"UTC\w*MMA", 120: r"HMMA"}
 OTHER_ARCHITECTURES = (80, 100, 120)  # one configuration each; sm_90 gets all of them
+TILE = ("BM", "BN", "BK", "BC", "BI", "BO", "BT")  # the constants that name a tile's sizes
+BATCH = 12  # cases that are disassembled together
 
 ACTIVATIONS = set(["x", "y", "g", "gi", "identity", "dx", "didentity", "w", "residual", "raw"])
 INT32 = set(["L", "T", "H", "W", "OT", "OH", "OW", "OL", "N", "M", "steps", "tiles", "rows_per_tile", "positions"])
@@ -58,6 +63,7 @@ class Case(NamedTuple):
     stages: int = 3
     gemm: bool = False
     primary: bool = True  # also compiled for the other architectures
+    in_use: bool = True  # the first of the table's candidates
     fp32: bool = False  # activations, without matrix units; else bf16
     streams: bool = True  # reads activations, so it must do so 16 bytes at a time
 
@@ -86,7 +92,7 @@ def row_cases() -> Iterator[Case]:
         for rank, tile in enumerate((table.pool_tiles if pool else table.row_tiles)(channels)):
             constants = {"C": channels, "BM": tile.rows, "BC": tile.channels, "ACC": tl.float32, **extra}
             name = f"{label}, C {channels}, {tile.rows}x{tile.channels}"
-            yield Case(kernel, name, constants, tile.warps, primary=rank == 0)
+            yield Case(kernel, name, constants, tile.warps, primary=rank == 0, in_use=rank == 0)
 
 
 _TAIL = {"SHIFT_PER_SAMPLE": True, "ID_NORM": False}
@@ -158,9 +164,8 @@ def _tap_gemms(
         block = {"BM": tile.rows, "BN": tile.outputs, "BK": tile.depth}
         name = f"{label} {source}->{channels}, {tile.rows}x{tile.outputs}x{tile.depth}"
         primary = rank == 0 and source >= 256 and "PROLOGUE" in flags  # deep enough to fill the pipeline
-        yield Case(
-            tap_gemm._tap_gemm, name, fixed | shape | block, tile.warps, tile.stages, True, primary=primary, fp32=fp32
-        )
+        case = Case(tap_gemm._tap_gemm, name, fixed | shape | block, tile.warps, tile.stages, gemm=True, fp32=fp32)
+        yield case._replace(primary=primary, in_use=rank == 0)
 
 
 def _tap_wgrads(source: int, channels: int, taps: int, prologue: bool, *, fp32: bool = False) -> Iterator[Case]:
@@ -170,9 +175,8 @@ def _tap_wgrads(source: int, channels: int, taps: int, prologue: bool, *, fp32: 
         block = {"BM": tile.rows, "BI": tile.inputs, "BO": tile.outputs}
         name = f"{taps} taps {source}->{channels}, {tile.rows}x{tile.inputs}x{tile.outputs}"
         primary = rank == 0 and source >= 256
-        yield Case(
-            tap_wgrad._tap_wgrad, name, fixed | shape | block, tile.warps, tile.stages, True, primary=primary, fp32=fp32
-        )
+        case = Case(tap_wgrad._tap_wgrad, name, fixed | shape | block, tile.warps, tile.stages, gemm=True, fp32=fp32)
+        yield case._replace(primary=primary, in_use=rank == 0)
 
 
 _END = ("BIAS", "BIAS_PER_SAMPLE")
@@ -217,8 +221,19 @@ def with_sizes_of_one(case: Case) -> Case:
     return case._replace(label=f"{case.label}, sizes of 1", constants={**case.constants, **ones})
 
 
-def compile_case(case: Case, arch: int) -> Compiled:
-    """Compile for ``arch`` (90 for sm_90), disassemble, and check the gates."""
+def compile_cases(todo: list[tuple[Case, int]]) -> list[Compiled]:
+    """Compile each case for its architecture (90 for sm_90), disassemble, and check the gates."""
+    kernels = [_kernel(case, arch) for case, arch in todo]
+    listings = [""] * len(todo)
+    for arch in dict.fromkeys(arch for _, arch in todo):
+        chosen = [number for number, (_, other) in enumerate(todo) if other == arch]
+        found = disassemble([kernels[number].asm["cubin"] for number in chosen], arch)
+        for number, listing in zip(chosen, found, strict=True):
+            listings[number] = listing
+    return [_judge(*at, kernel, text) for at, kernel, text in zip(todo, kernels, listings, strict=True)]
+
+
+def _kernel(case: Case, arch: int) -> Any:
     names = case.kernel.arg_names
     types = TYPES | dict.fromkeys(ACTIVATIONS, "*fp32" if case.fp32 else "*bf16")
     signature = {name: "constexpr" if name in case.constants else types.get(name, "*fp32") for name in names}
@@ -230,12 +245,48 @@ def compile_case(case: Case, arch: int) -> Compiled:
         attrs={(i,): [["tt.divisibility", 16]] for i in aligned},
     )
     options = {"num_warps": case.warps, "num_stages": case.stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+
+
+def disassemble(cubins: list[bytes], arch: int) -> list[str]:
+    """The instructions of each cubin, one a line.
+
+    Of all together, as one run of machine code: nvdisasm takes half a second to begin, more than most of these kernels
+    take to be compiled.
+    """
+    codes = [_code(cubin) for cubin in cubins]
+    with tempfile.NamedTemporaryFile(suffix=".bin") as file:
+        file.write(b"".join(codes))
+        file.flush()
+        listing = _tool("nvdisasm", "--binary", f"SM{arch}a" if arch >= 90 else f"SM{arch}", file.name)
+    instructions = re.findall(r"^\s*/\*([0-9a-f]+)\*/\s+(.*;)", listing, re.MULTILINE)
+    assert len(instructions) == sum(map(len, codes)) // 16, "an instruction has 16 bytes"
+    ends = list(itertools.accumulate(map(len, codes)))
+    lines: list[list[str]] = [[] for _ in cubins]
+    for at, instruction in instructions:
+        lines[bisect.bisect_right(ends, int(at, 16))].append(instruction)
+    return ["\n".join(each) for each in lines]
+
+
+def _code(cubin: bytes) -> bytes:
+    """The machine code in an ELF file: what its sections .text and .text.NAME hold."""
+    at, size, count, names = struct.unpack_from("<40xQ10xHHH", cubin)
+    headers = [
+        struct.unpack_from("<I20xQQ", cubin, at + number * size) for number in range(count)
+    ]  # name, offset, size
+    strings = headers[names][1]
+    return b"".join(
+        cubin[begin : begin + length]
+        for name, begin, length in headers
+        if re.match(rb"\.text[.\0]", cubin[strings + name : strings + name + 6])
+    )
+
+
+def _judge(case: Case, arch: int, compiled: Any, assembly: str) -> Compiled:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
         usage = _tool("cuobjdump", "-res-usage", cubin.name)
-        assembly = _tool("nvdisasm", "-c", cubin.name)
     resource = {key: int(value) for key, value in re.findall(r"\b(REG|STACK):(\d+)", usage)}
     spills = len(re.findall(r"\b(?:LDL|STL)\b", assembly))
     narrow = len(re.findall(r"\b(?:LDG|LDGSTS)\.\S*[US](?:8|16)\b", assembly))
@@ -260,39 +311,49 @@ def _tool(name: str, *arguments: str) -> str:
     return subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def plan(architectures: tuple[int, ...] = (90, *OTHER_ARCHITECTURES)) -> list[tuple[Case, int]]:
-    """All cases for sm_90, and for every other architecture one case per kernel and dtype."""
+def plan(architectures: tuple[int, ...] = (90, *OTHER_ARCHITECTURES), *, brief: bool = False) -> list[tuple[Case, int]]:
+    """All cases for sm_90, and for every other architecture one case per kernel and dtype.
+
+    With ``brief`` those of sm_90 are each kernel's variants in the tile in use, and its other tiles for one variant.
+    """
     todo: list[tuple[Case, int]] = []
     for arch in architectures:
         seen: set[Any] = set()
         for case in cases():
-            if arch == 90 or (case.primary and (case.kernel, case.fp32) not in seen):
-                seen.add((case.kernel, case.fp32))
+            tile = tuple(case.constants.get(name) for name in TILE)
+            of = (case.kernel, case.fp32, tile) if arch == 90 else (case.kernel, case.fp32)
+            new = of not in seen and (arch == 90 or case.primary)
+            if new or (arch == 90 and (case.in_use or not brief)):
+                seen.add(of)
                 todo.append((case, arch))
     return todo
 
 
-def compile_plan(architectures: tuple[int, ...] = (90, *OTHER_ARCHITECTURES)) -> Iterator[Compiled]:
-    """`compile_case` of everything in `plan`, in its order, on all cores."""
-    todo = [(architectures, number) for number in range(len(plan(architectures)))]
+def compile_plan(
+    architectures: tuple[int, ...] = (90, *OTHER_ARCHITECTURES), *, brief: bool = False
+) -> Iterator[Compiled]:
+    """`compile_cases` of everything in `plan`, in its order, on all cores."""
+    numbers = range(len(plan(architectures, brief=brief)))
+    todo = [(architectures, brief, numbers[at : at + BATCH]) for at in range(0, len(numbers), BATCH)]
     workers = len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_compile_numbered, todo)
+        yield from itertools.chain.from_iterable(pool.map(_compile_numbered, todo))
 
 
-def _compile_numbered(at: tuple[tuple[int, ...], int]) -> Compiled:
-    architectures, number = at  # a kernel itself cannot be sent to another process
-    return compile_case(*plan(architectures)[number])
+def _compile_numbered(at: tuple[tuple[int, ...], bool, range]) -> list[Compiled]:
+    architectures, brief, numbers = at  # a kernel itself cannot be sent to another process
+    return compile_cases([plan(architectures, brief=brief)[number] for number in numbers])
 
 
-def markdown(rows: list[Compiled]) -> str:
+def markdown(rows: list[Compiled], *, brief: bool = False) -> str:
     """The table of `rows`, with the versions that made it."""
     head = "kernel | for | sm | warps | registers | stack B | spills | shared B | 16-byte loads | MMA | gates"
+    which = "Each variant of a kernel in one tile and each tile for one variant" if brief else "Every configuration"
     lines = [
         "# Kernels compiled ahead of time",
         "",
         f"Made by `python -m fastplan.benchmarks.aot` with Triton {triton.__version__}; no GPU took part.",
-        "Every configuration of the table for sm_90, one per kernel and dtype for the others; counts are instructions.",
+        f"{which} of the table for sm_90, one per kernel and dtype for the others; counts are instructions.",
         "",
         f"| {head} |",
         "|" + "---|" * (head.count("|") + 1),
@@ -308,13 +369,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/aot.md"))
     parser.add_argument("--arch", type=int, nargs="+", default=(90, *OTHER_ARCHITECTURES))
+    parser.add_argument("--brief", action="store_true", help="each variant in one tile, each tile for one variant")
     arguments = parser.parse_args()
     rows = []
-    for row in compile_plan(tuple(arguments.arch)):
+    for row in compile_plan(tuple(arguments.arch), brief=arguments.brief):
         rows.append(row)
         print(row, flush=True)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(markdown(rows), encoding="utf-8")
+    arguments.output.write_text(markdown(rows, brief=arguments.brief), encoding="utf-8")
     failed = [row for row in rows if row.failures]
     print(f"{len(rows)} configurations, {len(failed)} fail a gate; table in {arguments.output}")
     return 1 if failed else 0
