@@ -8,6 +8,7 @@ status `UNIT_FAILED`, and `supervise` starts another one behind the unit.
 
 import argparse
 import importlib
+import os
 import sys
 import time
 import traceback
@@ -26,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--shard", default="0/1")
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args(argv)
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        importlib.import_module("fastplan.benchmarks.interpreter").leave_out_idle_work()
     shard, shards = map(int, given.shard.split("/"))
     units = importlib.import_module(given.module).units(given.tiny)
     journal = Journal(given.folder / f"{given.stage}-{shard}.jsonl")
