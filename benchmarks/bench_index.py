@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,22 +39,32 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, nargs="+", default=[1000, 10_000], metavar="N", help="(1000 10000)")
+    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="of everything, in turns (1)")
     parser.add_argument("--quick", action="store_true", help="100 and 1,000 files")
     given = parser.parse_args()
     counts = [100, 1000] if given.quick else given.files
-    print("# Memory and time of fastplan check\n")
+    found: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    for _ in range(given.repeats):
+        for files in counts:
+            with tempfile.TemporaryDirectory() as folder:
+                for title, peak_mb, cpu_s in measure(Path(folder), files):
+                    found.setdefault((files, title), []).append((peak_mb, cpu_s))
+    print(f"# Memory and time of fastplan check, median (least to most), n = {given.repeats}\n")
     print("| files | command | peak RSS, MB | CPU, s |\n|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        peaks_mb = [measure(Path(folder) / str(files), files) for files in counts]
+    for (files, title), pairs in found.items():
+        cells = [
+            f"{np.median(values):.1f} ({min(values):.1f} to {max(values):.1f})" for values in zip(*pairs, strict=True)
+        ]
+        print(f"| {files:,} | {title} | {' | '.join(cells)} |")
+    peaks_mb = {key: np.median([peak_mb for peak_mb, _ in pairs]) for key, pairs in found.items()}
     fewest, most = min(counts), max(counts)
     if fewest < most:
-        growth_kb = max(np.subtract(peaks_mb[counts.index(most)], peaks_mb[counts.index(fewest)])) * 1e3
+        growth_kb = max(mb - peaks_mb[fewest, title] for (files, title), mb in peaks_mb.items() if files == most) * 1e3
         print(f"\nPeak RSS grows by at most {growth_kb / (most - fewest):.2f} KB a file.")
 
 
-def measure(folder: Path, files: int) -> list[float]:
-    """Print the rows of a data set of so many files, made below `folder`; the peaks in MB."""
-    peaks_mb = []
+def measure(folder: Path, files: int) -> Iterator[tuple[str, float, float]]:
+    """What was run, its peak in MB and CPU seconds, for a data set of so many files, made below `folder`."""
     make_links(folder / "data", files)
     words = ["check", str(folder / "data"), "data.threads=2", f"data.cache={folder / 'cache'}"]
     for title, more in (
@@ -71,9 +82,7 @@ def measure(folder: Path, files: int) -> list[float]:
             right = f"{files} files, {files * _FRAMES:,} frames; all of them decode" in done.stdout
         if not right or done.returncode:
             sys.exit(f"{title} of {files} files is wrong: {done.stdout[-500:]}{done.stderr[-500:]}")
-        print(f"| {files:,} | {title} | {peak_mb:.0f} | {cpu_s:.1f} |", flush=True)
-        peaks_mb.append(peak_mb)
-    return peaks_mb
+        yield title, peak_mb, cpu_s
 
 
 def run(words: list[str]) -> tuple[subprocess.CompletedProcess[str], float, float]:

@@ -1,23 +1,24 @@
 """What is wrong with a set of videos, file by file, and what would mend it. Rows of the index in, findings out."""
 
 import csv
+import os
 import shlex
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 import pyarrow.compute as pc
 
 from fastplan.data.decoders import obstacle
 from fastplan.data.export import new_file
-from fastplan.data.index import rows_of
 from fastplan.data.lists import VideoList
+from fastplan.data.places import all_differ, first_alike, name_hashes
 from fastplan.data.probe import NO_PICTURES
 from fastplan.data.scan import NO_HEADER
+from fastplan.data.store import Rows
 from fastplan.data.video import PICTURES, Form
 from fastplan.errors import UserError
 
@@ -25,7 +26,6 @@ Kind = Literal["bad", "cut off", "short", "variable rate", "long GOP", "unsuppor
 
 _LONG_GOP = 60  # frames; a clip decodes half of it, on average, before its first frame
 _SHORT_GOP = 12
-_ROWS_AT_A_TIME = 256
 _WHOLE, _MISSING_S = 0.8, 1.0  # audio alone makes many a header say a little more
 _NOTHING_LEFT = ("no such file", "a folder", "is empty", NO_HEADER, NO_PICTURES, "crashed")
 _SHOWN = (
@@ -83,56 +83,54 @@ class Checked:
 class CheckedVideos:
     """The files of a list, in its order, with what was found; each pass makes them anew, so that none is held.
 
-    rows: of the files of `listed`, in its order. span: frames that a clip covers; videos with fewer are short.
+    rows: of the files of `listed`. span: frames that a clip covers; videos with fewer are short. good_F: which of the
+    files give clips.
     """
 
-    def __init__(self, listed: VideoList, rows: pa.Table, *, span: int) -> None:
-        self._classes, self._rows, self._span = listed.classes, rows, span
-        self._repeats: dict[int, list[int]] = defaultdict(list)  # labels of all lines but the first
-        self._parts_s: dict[int, list[tuple[float, float]]] = defaultdict(list)
-        row_N = rows_of(listed.places, rows)
-        _, first_F = np.unique(row_N, return_index=True)
-        self._label_F = np.asarray(listed.labels, np.int32)[first_F]
-        for number in np.delete(np.arange(len(row_N)), first_F):
-            self._repeats[int(row_N[number])].append(listed.labels[int(number)])
-        for row, segment in zip(row_N, listed.segments, strict=False):
-            if segment is not None:
-                self._parts_s[int(row)].append(segment)
+    def __init__(self, listed: VideoList, rows: Rows, *, span: int) -> None:
+        self._listed, self._rows, self._span = listed, rows, span
+        self._entry_N = np.argsort(listed.places.file_N, kind="stable").astype(np.int32)  # entries of each file
+        self._begin_F = np.searchsorted(listed.places.file_N[self._entry_N], np.arange(len(rows) + 1)).astype(np.int32)
+        self.good_F = np.ones(len(rows), bool)
+        hash_F = np.arange(len(rows))  # of the content, where it is known
+        number = 0
+        for batch in rows.batches(("bad", "sha256")):
+            self.good_F[number : number + len(batch)] = pc.equal(batch["bad"], "").to_numpy(zero_copy_only=False)
+            known_B = pc.not_equal(batch["sha256"], "").to_numpy(zero_copy_only=False)
+            hash_F[number : number + len(batch)][known_B] = name_hashes(batch["sha256"].to_pylist())[known_B]
+            number += len(batch)
+        self._first_F = first_alike(hash_F)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Checked]:
-        hashes = self._rows["sha256"].combine_chunks()
-        first_F = pc.index_in(hashes, value_set=hashes)
-        for number, row in enumerate(self._dictionaries()):
-            findings = [*_findings(row, self._parts_s.get(number, ()), self._span)]
-            if row["sha256"] and (first := first_F[number].as_py()) != number:
-                other = self._rows["path"][first]
-                advice = "keep one of them, or let a group column keep them on one side of every split"
-                findings.append(Finding("duplicate", f"the same content as {other}", advice))
-            label = self._classes[int(self._label_F[number])] if self._classes else None
-            if number in self._repeats and number not in self._parts_s:
-                findings.append(self._listed_twice(number))
-            yield Checked(row, label, tuple(findings))
+        begin = 0
+        for batch in self._rows.batches():
+            first_B = self._first_F[begin : begin + len(batch)]
+            again_A = np.flatnonzero(first_B < np.arange(begin, begin + len(batch)))
+            others = self._rows.take(first_B[again_A], ("path", "sha256")).to_pylist()
+            other_of = dict(zip(again_A.tolist(), others, strict=True))
+            for number, row in enumerate(batch.to_pylist()):
+                yield self._checked(begin + number, row, other_of.get(number))
+            begin += len(batch)
 
-    @property
-    def bad(self) -> frozenset[str]:
-        """Paths of the files from which no clip can be drawn."""
-        return frozenset(self._rows.filter(pc.not_equal(self._rows["bad"], ""))["path"].to_pylist())
-
-    def _dictionaries(self) -> Iterator[dict[str, Any]]:
-        for batch in self._rows.to_batches(max_chunksize=_ROWS_AT_A_TIME):
-            yield from batch.to_pylist()
-
-    def _listed_twice(self, number: int) -> Finding:
-        labels = [int(self._label_F[number]), *self._repeats[number]]
-        named = f", as {', '.join(sorted({self._classes[label] for label in labels}))}" if self._classes else ""
-        return Finding("duplicate", f"listed {len(labels)} times{named}", "keep the line that is right")
+    def _checked(self, number: int, row: Mapping[str, Any], other: Mapping[str, Any] | None) -> Checked:
+        entries = self._entry_N[self._begin_F[number] : self._begin_F[number + 1]].tolist()
+        parts_s = [part for entry in entries if self._listed.segments and (part := self._listed.segments[entry])]
+        findings = [*_findings(row, parts_s, self._span)]
+        if other and row["sha256"] == other["sha256"]:
+            advice = "keep one of them, or let a group column keep them on one side of every split"
+            findings.append(Finding("duplicate", f"the same content as {other['path']}", advice))
+        classes, labels = self._listed.classes, [self._listed.labels[entry] for entry in entries]
+        if len(entries) > 1 and not parts_s:
+            named = f", as {', '.join(sorted({classes[label] for label in labels}))}" if classes else ""
+            findings.append(Finding("duplicate", f"listed {len(labels)} times{named}", "keep the line that is right"))
+        return Checked(row, classes[labels[0]] if classes else None, tuple(findings))
 
 
-def write_fix_list(file: Path, listed: VideoList, bad: Collection[str]) -> int:
-    """A list of the videos that are not `bad`, to be given as --data; returns how many lines it has.
+def write_fix_list(file: Path, listed: VideoList, good_F: npt.NDArray[np.bool_]) -> int:
+    """A list of the videos whose files are good, to be given as --data; returns how many lines it has.
 
     A `.csv` file keeps class names, groups and segments; any other has `path label` lines. Raises `UserError` where the
     list cannot say it, or not be written.
@@ -140,8 +138,9 @@ def write_fix_list(file: Path, listed: VideoList, bad: Collection[str]) -> int:
     is_table = file.suffix.lower() == ".csv"
     if listed.segments and not is_table:
         raise UserError(f"{file.name}: only a .csv list can hold segments; give --fix-list a name that ends with .csv")
+    kept = _kept(listed, good_F, file.resolve().parent)
     with new_file(file) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
-        return (_write_table if is_table else _write_lines)(stream, listed, bad, file.resolve().parent)
+        return (_write_table if is_table else _write_lines)(stream, listed, kept)
 
 
 def _findings(row: Mapping[str, Any], parts_s: Sequence[tuple[float, float]], span: int) -> Iterable[Finding]:
@@ -192,30 +191,29 @@ def _advice_for_bad(row: Mapping[str, Any]) -> str:
 def _ffmpeg(row: Mapping[str, Any], how: str, before: str = "") -> str:
     if row["shard"]:
         return f"re-encode it when the shard is written: ffmpeg ... {how}"
-    path = Path(row["path"])
-    return (
-        f"ffmpeg {before}-i {shlex.quote(str(path))} {how} {shlex.quote(str(path.with_name(f'{path.stem}.new.mp4')))}"
-    )
+    new = f"{os.path.splitext(row['path'])[0]}.new.mp4"
+    return f"ffmpeg {before}-i {shlex.quote(row['path'])} {how} {shlex.quote(new)}"
 
 
-def _kept(listed: VideoList, bad: Collection[str], base: Path) -> Iterator[tuple[int, str]]:
+def _kept(listed: VideoList, good_F: npt.NDArray[np.bool_], base: Path) -> Iterator[tuple[int, str]]:
     """Number and path of every entry that stays, the path as seen from `base`."""
+    above = os.path.join(base, "")
     for number, place in enumerate(listed.places):
-        if place.path in bad:
+        if not good_F[listed.places.file_N[number]]:
             continue
         if place.shard:
             raise UserError("a list cannot name members of shards; training leaves the bad ones out by itself")
-        path = Path(place.path if place.first_picture is None else Path(place.path).parent)
-        name = str(path.relative_to(base) if path.is_relative_to(base) else path)
+        path = place.path if place.first_picture is None else os.path.dirname(place.path)
+        name = path.removeprefix(above)  # `Path` would leave something of every name in memory
         if "\n" in name or "\r" in name:
             raise UserError(f"a list cannot hold {name!r}: rename it")
         yield number, name
 
 
-def _write_lines(stream: TextIO, listed: VideoList, bad: Collection[str], base: Path) -> int:
+def _write_lines(stream: TextIO, listed: VideoList, kept: Iterable[tuple[int, str]]) -> int:
     """`path label` lines, or paths alone where there are no classes; returns how many."""
     lines = 0
-    for number, name in _kept(listed, bad, base):
+    for number, name in kept:
         stream.write(f"{_quoted(name)} {listed.labels[number]}\n" if listed.classes else f"{name}\n")
         lines += 1
     return lines
@@ -226,16 +224,16 @@ def _quoted(name: str) -> str:
     return name if plain else f'"{name}"'
 
 
-def _write_table(stream: TextIO, listed: VideoList, bad: Collection[str], base: Path) -> int:
+def _write_table(stream: TextIO, listed: VideoList, kept: Iterable[tuple[int, str]]) -> int:
     """A header and a row for each entry that stays; returns how many."""
-    grouped = len(set(listed.groups)) < len(listed.places)
+    grouped = not all_differ(listed.groups)
     optional = (listed.classes, "label"), (grouped, "group"), (listed.segments, "begin_s"), (listed.segments, "end_s")
     writer = csv.DictWriter(
         stream, ["path", *(name for there, name in optional if there)], extrasaction="ignore", lineterminator="\n"
     )
     writer.writeheader()
     lines = 0
-    for number, name in _kept(listed, bad, base):
+    for number, name in kept:
         begin_s, end_s = (listed.segments[number] if listed.segments else None) or ("", "")
         row = {"path": name, "group": listed.groups[number], "begin_s": begin_s, "end_s": end_s}
         writer.writerow(row | ({"label": listed.classes[listed.labels[number]]} if listed.classes else {}))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from fastplan.check import CheckedVideos
@@ -20,6 +19,7 @@ from fastplan.data.lists import VideoList, read_videos
 from fastplan.data.places import Places
 from fastplan.data.probe import Probed, probe_place
 from fastplan.data.storage import Place
+from fastplan.data.store import IndexStore, Rows
 from fastplan.data.store_files import as_batch
 from fastplan.data.synthetic import write_grey
 from fastplan.data.video import Form
@@ -170,7 +170,7 @@ def test_findings_of_files_made_for_them(tmp_path):
     write_grey(tmp_path / "stream.ts", grey_THW[:20], encoder="libx264")
     write_grey(tmp_path / "old.avi", grey_THW[:20], encoder="msmpeg4")
     write_grey(tmp_path / "good.mp4", grey_THW[:20], encoder="libx264")
-    places = Places.of(Place(str(tmp_path / name)) for name in wanted)
+    places = Places(Place(str(tmp_path / name)) for name in wanted)
     _, rows = probe_files(places, cache_dir=tmp_path / "cache", threads=1)
     listed = VideoList(places, (0,) * 5, tuple(wanted), ())
     found = list(CheckedVideos(listed, rows, span=16))
@@ -179,17 +179,22 @@ def test_findings_of_files_made_for_them(tmp_path):
     (tmp_path / "text.mp4").write_text("not found")
     for name in ("no.mp4", "text.mp4"):
         place = Place(str(tmp_path / name))
-        bad = CheckedVideos(VideoList(Places.of([place]), (0,), (name,), ()), as_rows([probe_place(place)]), span=16)
+        rows = as_rows(tmp_path / name.removesuffix(".mp4"), [probe_place(place)])
+        bad = CheckedVideos(VideoList(Places([place]), (0,), (name,), ()), rows, span=16)
         ((finding,),) = (one.findings for one in bad)
         assert "no header that FFmpeg knows" in finding.detail and "ffmpeg" not in finding.advice
     assert "-c copy" in found[2].findings[0].advice and "-pix_fmt yuv420p" in found[3].findings[0].advice
 
 
-def as_rows(probed: list[Probed]) -> pa.Table:
-    return pa.Table.from_batches([as_batch(one) for one in probed])
+def as_rows(folder: Path, probed: list[Probed]) -> Rows:
+    store = IndexStore(folder)
+    with store.writer() as writer:
+        for one in probed:
+            writer.add(as_batch(one))
+    return store.find(one.path for one in probed)
 
 
-def test_unsupported_is_what_the_loader_does_not_give_to_nvdec():
+def test_unsupported_is_what_the_loader_does_not_give_to_nvdec(tmp_path):
     """One rule for both: whatever codec, depth and turn, a finding stands exactly where the host decoder reads."""
     names = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg", "prores")
     pixels = ("yuv420p", "yuvj420p", "yuv420p10le", "yuv422p", "yuv444p")
@@ -199,9 +204,9 @@ def test_unsupported_is_what_the_loader_does_not_give_to_nvdec():
         for depth in pixels
         for turned in ((0, False), (90, False), (180, True))
     ]
-    rows = as_rows([Probed(f"/{n}.mp4", "", frames=20, **vars_of(form)) for n, form in enumerate(forms)])
-    places = Places.of(Place(path) for path in rows["path"].to_pylist())
-    checked = CheckedVideos(VideoList(places, (0,) * len(places), tuple(rows["path"].to_pylist()), ()), rows, span=16)
+    rows = as_rows(tmp_path, [Probed(f"/{n}.mp4", "", frames=20, **vars_of(form)) for n, form in enumerate(forms)])
+    places = Places(Place(f"/{n}.mp4") for n in range(len(forms)))
+    checked = CheckedVideos(VideoList(places, (0,) * len(places), tuple(places.paths), ()), rows, span=16)
     for form, one in zip(forms, checked, strict=True):
         on_host = decoder_of(form, on_gpu=True) == "host"
         assert [finding.kind for finding in one.findings] == ["unsupported"] * on_host, form

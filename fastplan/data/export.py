@@ -14,10 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fastplan.data.index import rows_of
 from fastplan.data.lists import VideoList
 from fastplan.data.packets import IDR, KEY, NONREF, PacketTable
-from fastplan.data.store import IndexStore
+from fastplan.data.store import IndexStore, Rows
 from fastplan.data.store_files import FACTS
 from fastplan.errors import UserError
 
@@ -41,7 +40,7 @@ SCHEMA = pa.schema([_FACTS.field("path"), *_LISTED, *list(_FACTS)[1:], *_PACKETS
 _GROUP_ROWS = 128  # of packet tables, about 3 MB of usual videos of 10 s
 
 
-def write_index(file: Path, listed: VideoList, store: IndexStore, rows: pa.Table) -> int:
+def write_index(file: Path, listed: VideoList, store: IndexStore, rows: Rows) -> int:
     """Write `SCHEMA` to `file`, a row per entry of `listed`, in its order, and return how many rows that are.
 
     store, rows: as `probe_files` gives them for the places of `listed`. Bad files have their reason in `bad`. The
@@ -51,10 +50,9 @@ def write_index(file: Path, listed: VideoList, store: IndexStore, rows: pa.Table
     behind it refers to what came before it, and whether no other frame refers to it. They are null where packets cannot
     be fed alone (see `fallback`) and for folders of pictures. Raises `UserError` where `file` cannot be written.
     """
-    row_N = rows_of(listed.places, rows)
     with new_file(file) as partial:
-        _write(partial, listed, store, rows, row_N)
-    return len(row_N)
+        _write(partial, listed, store, rows)
+    return len(listed.places)
 
 
 @contextmanager
@@ -75,11 +73,12 @@ def new_file(file: Path) -> Iterator[Path]:
         raise UserError(f"{file} cannot be written ({error.strerror or error}): name another file") from None
 
 
-def _write(file: Path, listed: VideoList, store: IndexStore, rows: pa.Table, row_N: npt.NDArray[np.int64]) -> None:
+def _write(file: Path, listed: VideoList, store: IndexStore, rows: Rows) -> None:
+    file_N = listed.places.file_N
     with pq.ParquetWriter(file, SCHEMA, compression="zstd", use_dictionary=_FACTS.names + _LISTED.names) as writer:
-        for begin in range(0, len(row_N), _GROUP_ROWS):
+        for begin in range(0, len(file_N), _GROUP_ROWS):
             chosen = slice(begin, begin + _GROUP_ROWS)
-            facts = rows.take(pa.array(row_N[chosen]))
+            facts = rows.take(file_N[chosen])
             columns = {name: facts[name] for name in _FACTS.names}
             columns |= _listed_columns(listed, chosen) | _packet_columns(store, facts)
             writer.write_table(pa.table({name: columns[name] for name in SCHEMA.names}, SCHEMA))
@@ -93,8 +92,8 @@ def _listed_columns(listed: VideoList, chosen: slice) -> dict[str, pa.Array]:
 
 
 def _packet_columns(store: IndexStore, facts: pa.Table) -> dict[str, pa.Array]:
-    places = zip(*(facts[name].to_pylist() for name in ("file", "row", "bytes")), strict=True)
-    cells = [_packet_cells(*found) for found in store.passing(places)]
+    places = list(zip(*(facts[name].to_pylist() for name in ("file", "row", "bytes")), strict=True))
+    cells = [_packet_cells(*found) for found in store.read_packets(places)]
     return {field.name: _lists([row[n] for row in cells], field.type) for n, field in enumerate(_PACKETS)}
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import compress
 from pathlib import Path
 from typing import Any, overload
 
@@ -26,7 +27,7 @@ from fastplan.data.places import Names, Places
 from fastplan.data.probe import SHARED, probe, video_of
 from fastplan.data.probing import probe_all, too_slow
 from fastplan.data.storage import Place
-from fastplan.data.store import IndexStore
+from fastplan.data.store import IndexStore, Rows
 from fastplan.data.timing import frames_between
 from fastplan.data.video import BadVideo, Form, VideoInfo, no_table
 from fastplan.errors import UserError
@@ -112,10 +113,11 @@ def build_index(
     is given up. Files that cannot be decoded are left out and listed in `bad`; raises `UserError` where nothing is left
     of a class.
     """
-    store, rows = probe_files(listed.places, cache_dir=cache_dir, threads=threads, on_video=on_video, limit_s=limit_s)
+    store, found = probe_files(listed.places, cache_dir=cache_dir, threads=threads, on_video=on_video, limit_s=limit_s)
+    rows = found.table()
     bad_rows = rows.filter(pc.not_equal(rows["bad"], ""))
     bad = dict(zip(bad_rows["path"].to_pylist(), bad_rows["bad"].to_pylist(), strict=True))
-    row_N = rows_of(listed.places, rows)
+    row_N = listed.places.file_N
     part_N3 = np.stack([row_N, *(rows[name].to_numpy()[row_N] for name in ("first", "frames"))], axis=1)
     good_N = pc.equal(rows["bad"], "").to_numpy()[row_N]
     for number in np.flatnonzero(good_N) if listed.segments else ():
@@ -154,18 +156,18 @@ def probe_files(
     on_video: Callable[[], None] = lambda: None,
     limit_s: float = PROBE_LIMIT_S,
     hash_content: bool = False,
-) -> tuple[IndexStore, pa.Table]:
-    """The index and its rows of `places`, one per file, in the order in which they first appear.
+) -> tuple[IndexStore, Rows]:
+    """The index and its rows of `places`, one per file, numbered as `Places.file_N` says.
 
     Only files that are new or changed are probed, bad ones included. hash_content: rows must have a SHA-256.
     """
-    wanted = Places.of(places).distinct()
+    wanted = (places if isinstance(places, Places) else Places(places)).distinct()
     store = IndexStore(cache_dir)
     current_F = np.zeros(len(wanted), bool)
     shard_stamps: dict[str, str] = {}
     known = store.find(wanted.paths)
     files = enumerate(wanted)
-    for path, stamp, bad, sha256 in _rows(known, ("path", "stamp", "bad", "sha256")):
+    for path, stamp, bad, sha256 in _cells(known, ("path", "stamp", "bad", "sha256")):
         number, place = next(found for found in files if found[1].path == path)  # rows are in the order of `wanted`
         if place.shard and place.shard not in shard_stamps:
             shard_stamps[place.shard] = place.stamp()
@@ -173,29 +175,22 @@ def probe_files(
         if stamp == now and (bad or sha256 or not hash_content) and too_slow(bad) in (None, limit_s):
             current_F[number] = True
             on_video()
-    if not current_F.all():
-        del known
-        todo = wanted.take(np.flatnonzero(~current_F))
+    if new := len(wanted) - int(current_F.sum()):
+        todo = compress(wanted, ~current_F)
         with store.writer() as writer:
-            for row in probe_all(todo, workers=threads, limit_s=limit_s, hash_content=hash_content):
+            for row in probe_all(todo, files=new, workers=threads, limit_s=limit_s, hash_content=hash_content):
                 writer.add(row)
                 on_video()
         known = store.find(wanted.paths)
+        if len(known) < len(wanted):
+            raise UserError(f"rows of the index in {cache_dir} are gone; who deletes it? Run again")
     return store, known
 
 
-def rows_of(places: Places, rows: pa.Table) -> npt.NDArray[np.int64]:
-    """The row of each place; `rows` as `probe_files` gives them for these places."""
-    paths, names = places.paths, rows["path"].combine_chunks()
-    if paths.equals(names):
-        return np.arange(len(names))
-    return pc.index_in(paths, value_set=names).to_numpy().astype(np.int64)
-
-
-def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+def _cells(rows: Rows, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Row by row, a few in memory at a time."""
-    for batch in table.select(columns).to_batches(max_chunksize=1024):
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    for batch in rows.batches(columns):
+        yield from zip(*(batch[name].to_pylist() for name in columns), strict=True)
 
 
 class _StoredVideos(Sequence[VideoInfo]):

@@ -9,7 +9,8 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -29,7 +30,7 @@ _KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
 class Entry(NamedTuple):
     """One video with the name of its class. segment: begin and end in seconds, None for the whole video."""
 
-    path: Path
+    path: Path | str
     label: str
     group: str = ""
     segment: tuple[float, float] | None = None
@@ -41,10 +42,10 @@ class PictureNames(NamedTuple):
     pattern: str = "img_{:05d}.jpg"
     first: int = 1
 
-    def place(self, path: Path) -> Place:
+    def place(self, path: Path | str) -> Place:
         """A file as it is; a folder as the pattern of its pictures."""
         is_folder = os.path.isdir(path)  # also where its folder may not be read: a bad file then, not the end
-        return Place(str(path / self.pattern), first_picture=self.first) if is_folder else Place(str(path))
+        return Place(os.path.join(path, self.pattern), first_picture=self.first) if is_folder else Place(str(path))
 
     def are_in(self, folder: str) -> bool:
         """Whether the first picture is there."""
@@ -56,10 +57,20 @@ def is_video(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES  # `Path` would keep every name in memory
 
 
-def read_lines(file: Path) -> list[str]:
+def below(folder: Path, name: str) -> str:
+    """`folder / name` as text; a `Path` would leave something of every name in memory."""
+    path = "/".join(part for part in name.split("/") if part not in ("", "."))
+    if name.startswith("/"):
+        return f"/{path}"
+    return path if folder == Path() else os.path.join(folder, path)
+
+
+def read_lines(file: Path) -> Iterator[str]:
     """Lines without their ends, whatever the ends are. Raises `UserError` where the file is not UTF-8 text."""
     try:
-        return re.split(r"\r\n|\r|\n", file.read_bytes().decode("utf-8-sig"))
+        with file.open(encoding="utf-8-sig") as stream:
+            for line in stream:
+                yield line.removesuffix("\n")
     except UnicodeDecodeError:
         raise UserError(f"{file} is no list file: it is not UTF-8 text") from None
 
@@ -71,21 +82,21 @@ def detect(source: Path) -> ListFormat:
     if source.suffix.lower() == ".json":
         content = _json(source)
         return "activitynet" if isinstance(content, dict) and "database" in content else "something-v2"
-    lines = [line for line in read_lines(source) if line.strip() and not line.startswith("#")]
-    header = {cell.strip() for cell in _cells(lines[:1])[0]} if lines else set()
+    lines = _filled_lines(source)
+    first = next(lines, "")
+    header = {cell.strip() for cell in next(_cells([first]), [])}
     if header >= set(_KINETICS_COLUMNS):
         return "kinetics"
     if header >= {"path", "label"}:
         return "table"
     class_names = source.parent / "classInd.txt"
-    if lines and class_names.is_file() and all(line.split("/")[0] in _ucf101_classes(class_names) for line in lines):
-        return "ucf101"
-    return "paths"
+    known = _ucf101_classes(class_names) if first and class_names.is_file() else {}
+    return "ucf101" if known and all(line.split("/")[0] in known for line in chain([first], lines)) else "paths"
 
 
 def read_annotation(
     source: Path, kind: ListFormat, part: str | None, pictures: PictureNames
-) -> tuple[list[Entry], list[str]]:
+) -> tuple[Iterable[Entry], list[str]]:
     """Entries and, in order, the names of the classes that occur.
 
     part: which part of an annotation that holds several: a value of the `split` column of a Kinetics file, `train1`,
@@ -104,10 +115,17 @@ def read_annotation(
     return _read_ucf101(source, videos) if kind == "ucf101" else _read_something(source, videos)
 
 
-def _read_table(file: Path) -> tuple[list[Entry], list[str]]:
-    header, *rows = _cells([line for line in read_lines(file) if line.strip() and not line.startswith("#")])
-    header = [cell.strip() for cell in header]
-    entries = []
+def _read_table(file: Path) -> tuple[Iterator[Entry], list[str]]:
+    names = {entry.label for entry in _table_entries(file)}
+    if not names:
+        raise UserError(f"{file} lists no videos: a line of 'path,label' is wanted for each")
+    in_order = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    return _table_entries(file), in_order
+
+
+def _table_entries(file: Path) -> Iterator[Entry]:
+    rows = _cells(_filled_lines(file))
+    header = [cell.strip() for cell in next(rows, [])]
     for number, row in enumerate(rows, 2):
         cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
         try:
@@ -115,13 +133,9 @@ def _read_table(file: Path) -> tuple[list[Entry], list[str]]:
             segment = (float(times[0]), float(times[1])) if any(times) else None
             if not cells["path"] or not cells["label"] or len(row) != len(header):
                 raise ValueError
-            entries.append(Entry(file.parent / cells["path"], cells["label"], cells.get("group", ""), segment))
+            yield Entry(below(file.parent, cells["path"]), cells["label"], cells.get("group", ""), segment)
         except (KeyError, ValueError):
             raise UserError(f"{file.name}, entry {number}: {','.join(row)} is no '{','.join(header)}'") from None
-    if not entries:
-        raise UserError(f"{file} lists no videos: a line of 'path,label' is wanted for each")
-    names = {entry.label for entry in entries}
-    return entries, sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
 
 
 def _read_activitynet(file: Path, part: str | None, videos: "_Videos") -> tuple[list[Entry], list[str]]:
@@ -146,9 +160,8 @@ def _read_activitynet(file: Path, part: str | None, videos: "_Videos") -> tuple[
 
 
 def _read_kinetics(file: Path, part: str | None, videos: "_Videos") -> tuple[list[Entry], list[str]]:
-    lines = [line for line in read_lines(file) if line.strip() and not line.startswith("#")]
-    header, *rows = _cells(lines)
-    header = [cell.strip() for cell in header]
+    rows = _cells(_filled_lines(file))
+    header = [cell.strip() for cell in next(rows, [])]
     if "label" not in header:
         raise UserError(f"{file} has no column 'label': the published test lists have none and cannot be trained on")
     entries, parts = [], set()
@@ -250,8 +263,12 @@ def _present(entries: list[Entry], ordered: list[str]) -> list[str]:
     return [name for name in ordered if name in present]
 
 
-def _cells(lines: list[str]) -> list[list[str]]:
-    return list(csv.reader(lines, skipinitialspace=True))
+def _filled_lines(file: Path) -> Iterator[str]:
+    return (line for line in read_lines(file) if line.strip() and not line.startswith("#"))
+
+
+def _cells(lines: Iterable[str]) -> Iterator[list[str]]:
+    return csv.reader(lines, skipinitialspace=True)
 
 
 def _json(file: Path) -> Any:

@@ -9,17 +9,16 @@ video is opened.
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-
-import pyarrow.compute as pc
 
 from fastplan.data.list_formats import (
     Entry,
     ListFormat,
     PictureNames,
+    below,
     detect,
     is_video,
     read_annotation,
@@ -53,12 +52,12 @@ class VideoList:
     @property
     def paths(self) -> tuple[Path, ...]:
         """The paths that name the videos."""
-        return tuple(Path(place.path) for place in self.places)
+        return tuple(map(Path, self.places.paths))
 
     @property
     def files(self) -> int:
         """How many different videos there are: parts of one count once."""
-        return pc.count_distinct(self.places.paths).as_py()
+        return int(self.places.file_N.max(initial=-1)) + 1
 
 
 def read_videos(
@@ -117,7 +116,7 @@ def _read(
         hint = f"did you mean {near}?" if near else "give a folder with one sub-folder per class, or a list file"
         raise UserError(f"there is no data at {source}: {hint}")
     if not labelled and is_video(path.name):
-        return VideoList(Places.of([Place(source)]), (0,), (source,), ()), path.parent
+        return VideoList(Places([Place(source)]), (0,), (source,), ()), path.parent
     kind = format or detect(path)
     if kind in _WHOLE:
         _refuse_part(path, part)
@@ -139,16 +138,16 @@ def _nearest(path: Path) -> Path | None:
     return path.with_name(near[0]) if near else None
 
 
-def _from_entries(entries: Sequence[Entry], classes: Sequence[str], pictures: PictureNames) -> VideoList:
+def _from_entries(entries: Iterable[Entry], classes: Sequence[str], pictures: PictureNames) -> VideoList:
     number = {name: label for label, name in enumerate(classes)}
-    segments = tuple(entry.segment for entry in entries)
-    return VideoList(
-        Places.of(pictures.place(entry.path) for entry in entries),
-        tuple(number[entry.label] for entry in entries),
-        Names(entry.group or str(entry.path) for entry in entries),
-        tuple(classes),
-        segments if any(segments) else (),
-    )
+    places, labels, groups = Places(), list[int](), Names()
+    segments: list[tuple[float, float] | None] = []
+    for entry in entries:
+        places.add(pictures.place(entry.path))
+        labels.append(number[entry.label])
+        groups.add(entry.group or str(entry.path))
+        segments.append(entry.segment)
+    return VideoList(places, tuple(labels), groups, tuple(classes), tuple(segments) if any(segments) else ())
 
 
 def _read_folder(root: Path, pictures: PictureNames) -> VideoList:
@@ -161,34 +160,33 @@ def _read_folder(root: Path, pictures: PictureNames) -> VideoList:
             f"{root} has {strays[0]}{more} beside its class folders: move videos into the folder of their class, "
             "or out of here"
         )
-    labels: list[int] = []
-
-    def videos() -> Iterator[Place]:
-        for label, folder in enumerate(folders):
-            before = len(labels)
-            for place in _videos_below(folder, pictures):
-                labels.append(label)
-                yield place
-            if len(labels) == before:
-                hint = f"; pictures would be named {pictures.pattern}, from {pictures.first} (data.picture_pattern)"
-                hint = hint if any(folder.rglob("*.[jp][pn]g")) else ""
-                raise UserError(f"class '{folder.name}' in {root} has no videos: add some or remove the folder{hint}")
-
-    places = Places.of(videos())
+    places, labels = Places(), list[int]()
+    for label, folder in enumerate(folders):
+        for place in _videos_below(folder, pictures):
+            places.add(place)
+            labels.append(label)
+        if not labels or labels[-1] < label:
+            hint = f"; pictures would be named {pictures.pattern}, from {pictures.first} (data.picture_pattern)"
+            hint = hint if any(folder.rglob("*.[jp][pn]g")) else ""
+            raise UserError(f"class '{folder.name}' in {root} has no videos: add some or remove the folder{hint}")
     return VideoList(places, tuple(labels), _below(root, places), tuple(f.name for f in folders))
 
 
 def stray_videos(root: Path | str) -> list[str]:
     """Names of the videos that lie in a folder itself, beside sub-folders; empty where `root` is no such folder."""
-    entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")] if os.path.isdir(root) else []
-    if not any(entry.is_dir() for entry in entries):
+    if not os.path.isdir(root) or not any(entry.is_dir() for entry in _shown(root)):
         return []
-    return sorted(entry.name for entry in entries if is_video(entry.name))
+    return sorted(entry.name for entry in _shown(root) if is_video(entry.name))
+
+
+def _shown(root: Path | str) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(root) as entries:
+        yield from (entry for entry in entries if not entry.name.startswith("."))
 
 
 def _read_files(root: Path, pictures: PictureNames) -> VideoList:
     """Everything below a folder; where all of it lies in sub-folders, those are the classes."""
-    places = Places.of(_videos_below(root, pictures))
+    places = Places(_videos_below(root, pictures))
     if not places:
         raise UserError(f"{root} has no videos, no folders of pictures and no shards in it")
     groups = _below(root, places)
@@ -202,7 +200,7 @@ def _read_files(root: Path, pictures: PictureNames) -> VideoList:
 def _below(root: Path, places: Places) -> Names:
     """Their paths as seen from `root`."""
     base = os.path.join(os.path.abspath(root), "")
-    return Names(place.path.removeprefix(base) for place in places)
+    return Names(path.removeprefix(base) for path in places.paths)
 
 
 def _videos_below(folder: Path, pictures: PictureNames) -> Iterator[Place]:
@@ -227,8 +225,8 @@ def _read_shards(names: Sequence[str], cache_dir: Path | None, labelled: bool) -
     members = [member for name in names for member in shard_members(name, cache_dir=cache_dir)]
     if not members:
         raise UserError(f"{names[0]} holds no videos")
-    places = Places.of(member.place for member in members)
-    groups = Names(place.path for place in places)
+    places = Places(member.place for member in members)
+    groups = Names(places.paths)
     bare = [member.place.path for member in members if member.label == ""]
     if bare and labelled:
         raise UserError(f"{bare[0]} has no label: a .cls or .json of the same name is wanted beside it")
@@ -244,19 +242,22 @@ def _read_shards(names: Sequence[str], cache_dir: Path | None, labelled: bool) -
 
 
 def _read_list(file: Path, pictures: PictureNames) -> VideoList:
-    entries = [
-        _read_line(line.strip(), f"{file.name}, line {number}", file.parent)
-        for number, line in enumerate(read_lines(file), 1)
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
-    if not entries:
+    places, labels, groups = Places(), list[int](), Names()
+    one_label: dict[int, int] = {}  # each number in memory once
+    grouped = alone = None
+    for number, line in enumerate(read_lines(file), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        path, label, group = _read_line(line.strip(), f"{file.name}, line {number}", file.parent)
+        places.add(pictures.place(path))
+        labels.append(one_label.setdefault(label, label))
+        groups.add(group or path)
+        grouped, alone = grouped or group, alone or (None if group else path)
+    if not labels:
         raise UserError(f"{file} lists no videos: one 'path label' a line is wanted")
-    paths, labels, groups = zip(*entries, strict=True)
-    if any(groups) and not all(groups):
-        raise UserError(f"{file} names a group for {paths[groups.index(None)].name}'s neighbours but none for it")
-    classes = _numbered_classes(labels, str(file))
-    named = groups if any(groups) else tuple(map(str, paths))
-    return VideoList(Places.of(map(pictures.place, paths)), labels, Names(named), classes)
+    if grouped and alone:
+        raise UserError(f"{file} names a group for {os.path.basename(alone)}'s neighbours but none for it")
+    return VideoList(places, tuple(labels), groups, _numbered_classes(labels, str(file)))
 
 
 def _numbered_classes(labels: Sequence[int], where: str) -> tuple[str, ...]:
@@ -270,14 +271,14 @@ def _numbered_classes(labels: Sequence[int], where: str) -> tuple[str, ...]:
     return tuple(str(k) for k in range(max(labels) + 1))
 
 
-def _read_line(line: str, where: str, base: Path) -> tuple[Path, int, str | None]:
+def _read_line(line: str, where: str, base: Path) -> tuple[str, int, str | None]:
     """(path, label, group) of one line; the group is None where there is no such column."""
     grouped = re.fullmatch(r"(.*\s[0-9]+)\s+([^\s#]*[^\s#0-9][^\s#]*)", line)
     if grouped:
         return (*_read_line(grouped[1], where, base)[:2], grouped[2])
     quoted = re.fullmatch(r"""(["'])(.+)\1\s+(?:\d+\s+)?(\d+)""", line)
     if quoted:
-        return base / quoted[2], int(quoted[3]), None
+        return below(base, quoted[2]), int(quoted[3]), None
     words = line.rsplit(maxsplit=2)
     if len(words) < 2 or not re.fullmatch("[0-9]+", words[-1]):
         raise UserError(
@@ -288,8 +289,8 @@ def _read_line(line: str, where: str, base: Path) -> tuple[Path, int, str | None
     if re.search(r"\s[0-9]+\s+#", line) and not (base / with_spaces).exists():
         raise UserError(f"{where}: '{line}' has a comment behind the label; put comments on lines of their own")
     if len(words) == 3 and words[1].isdigit() and not (base / with_spaces).exists():
-        return base / words[0], int(words[2]), None
-    return base / with_spaces, int(words[-1]), None
+        return below(base, words[0]), int(words[2]), None
+    return below(base, with_spaces), int(words[-1]), None
 
 
 def _groups(places: Places, base: Path, pattern: str) -> tuple[str, ...]:

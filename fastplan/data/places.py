@@ -1,159 +1,163 @@
 """Many places, and many names, in little memory: what a list of a million videos is made of.
 
-A `Place` as an object takes 300 bytes, here 100: Arrow holds what it is made of, and a place is made when it is asked
-for.
+They are packed, a block at a time: 3 to 17 bytes are left of a path, where a `Place` as an object takes 300. Going
+through them in order unpacks each block once.
 """
 
+import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, overload
+from functools import cached_property
+from itertools import compress
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from fastplan.data.storage import Place
 from fastplan.errors import UserError
 
-_AT_A_TIME = 1024
-_SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),
-        ("shard", pa.dictionary(pa.int32(), pa.string())),
-        ("begin", pa.int64()),
-        ("size", pa.int64()),
-        ("first_picture", pa.int64()),
-    ]
-)
+_BLOCK = 512
+
+Item = TypeVar("Item", bound=str | Place)
 
 
-class Places(Sequence[Place]):
-    """Absolute places, in an order of their own. `Places.of` makes one."""
+class _Packed(Sequence[Item], Generic[Item]):
+    """Items in an order of their own; more can be added behind them."""
 
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
+    def __init__(self, items: Iterable[Item] = ()) -> None:
+        self._blocks: list[bytes] = []
+        self._rest: list[Item] = []
+        self._unpacked: tuple[int, list[Item]] = -1, []
+        for item in items:
+            self.add(item)
 
-    @classmethod
-    def of(cls, places: Iterable[Place]) -> "Places":
-        """These places, made absolute. Raises `UserError` for a path that is no UTF-8."""
-        if isinstance(places, Places):
-            return places
-        batches = [_batch(chunk) for chunk in _chunks(place.absolute() for place in places)]
-        return cls(pa.Table.from_batches(batches, _SCHEMA).unify_dictionaries().combine_chunks())
+    def add(self, item: Item) -> None:
+        """One more. Raises `UserError` for a name that is no UTF-8."""
+        for name in (item,) if isinstance(item, str) else item[:2]:
+            _refuse_bytes(name)
+        self._rest.append(item)
+        if len(self._rest) == _BLOCK:
+            self._blocks.append(zlib.compress(json.dumps(self._rest).encode(), level=1))
+            self._rest = []
+
+    def _made(self, value: Any) -> Item:
+        """An item from what JSON gives back of it."""
+        raise NotImplementedError
+
+    def _block(self, number: int) -> list[Item]:
+        if number == len(self._blocks):
+            return self._rest
+        last, items = self._unpacked
+        if last != number:
+            items = [self._made(value) for value in json.loads(zlib.decompress(self._blocks[number]))]
+            self._unpacked = number, items
+        return items
+
+    def __len__(self) -> int:
+        return len(self._blocks) * _BLOCK + len(self._rest)
+
+    @overload
+    def __getitem__(self, number: int) -> Item: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Item]: ...
+    def __getitem__(self, number: int | slice) -> Item | list[Item]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(len(self))[number]]
+        block, place = divmod(range(len(self))[number], _BLOCK)
+        return self._block(block)[place]
+
+    def __iter__(self) -> Iterator[Item]:
+        for number in range(len(self._blocks) + 1):
+            yield from self._block(number)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Names(_Packed[str]):
+    """Strings."""
+
+    def _made(self, value: str) -> str:
+        return value
+
+
+class Places(_Packed[Place]):
+    """Absolute places. All are added before `file_N` is asked for."""
+
+    def add(self, item: Place) -> None:
+        """One more, made absolute. Raises `UserError` for a path that is no UTF-8."""
+        super().add(item.absolute())
+
+    def _made(self, value: Sequence[Any]) -> Place:
+        return Place(*value)
 
     @property
-    def paths(self) -> pa.StringArray:
+    def paths(self) -> Iterator[str]:
         """Their paths."""
-        column = self._table["path"]
-        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        return (place.path for place in self)
+
+    @cached_property
+    def file_N(self) -> npt.NDArray[np.int32]:
+        """Which of the different paths each has, numbered as they first appear."""
+        first_N = first_alike(name_hashes(self.paths))  # two of a million paths are taken for one once in 10^7 lists
+        return (np.cumsum(_are_first(first_N), dtype=np.int32) - 1)[first_N]
 
     def distinct(self) -> "Places":
         """The first of every path."""
-        paths = self.paths
-        if len(np.unique(path_hashes(paths))) == len(paths):
-            return self
-        return self.take(pc.index_in(pc.unique(paths), value_set=paths))
-
-    def take(self, numbers: Any) -> "Places":
-        """Those with these numbers, in this order."""
-        return Places(self._table.take(pa.array(numbers, pa.int64())).combine_chunks())
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    @overload
-    def __getitem__(self, number: int) -> Place: ...
-    @overload
-    def __getitem__(self, number: slice) -> "Places": ...
-    def __getitem__(self, number: int | slice) -> "Place | Places":
-        if isinstance(number, slice):
-            return self.take(range(len(self))[number])
-        return Place(*(column[number].as_py() for column in self._table.columns))
-
-    def __iter__(self) -> Iterator[Place]:
-        for batch in self._table.to_batches(max_chunksize=_AT_A_TIME):
-            yield from map(Place._make, zip(*(column.to_pylist() for column in batch.columns), strict=True))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
+        new_N = np.diff(np.maximum.accumulate(self.file_N), prepend=-1) > 0
+        return self if new_N.all() else Places(compress(self, new_N))
 
 
-class Names(Sequence[str]):
-    """Strings, in an order of their own. Raises `UserError` for one that is no UTF-8."""
+class NameNumbers:
+    """Which number a name has among many that differ, by hash: 16 bytes for each of them."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = pa.chunked_array([_strings(chunk) for chunk in _chunks(names)], pa.string()).combine_chunks()
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[str]: ...
-    def __getitem__(self, number: int | slice) -> str | list[str]:
-        found: str | list[str] = (
-            self._names[number].to_pylist() if isinstance(number, slice) else str(self._names[number])
-        )
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        for begin in range(0, len(self), _AT_A_TIME):
-            yield from self[begin : begin + _AT_A_TIME]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class PathNumbers:
-    """Which number a path has among many: 16 bytes for each of them, where Arrow's own table of strings takes 200."""
-
-    def __init__(self, paths: pa.StringArray) -> None:
-        self._paths = paths
-        hash_N = path_hashes(paths)
+        hash_N = name_hashes(names)
         self._order_N = np.argsort(hash_N)
         self._hash_N = hash_N[self._order_N]
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._hash_N)
 
-    def of(self, paths: pa.StringArray) -> npt.NDArray[np.int64]:
+    def of(self, names: Iterable[str]) -> npt.NDArray[np.int64]:
         """The number of each, -1 where it is not among them."""
+        hash_M = name_hashes(names)
         if not len(self):
-            return np.full(len(paths), -1, np.int64)
-        at_M = np.searchsorted(self._hash_N, path_hashes(paths))
-        number_M = self._order_N[np.minimum(at_M, len(self) - 1)]
-        same_M = pc.equal(paths, self._paths.take(pa.array(number_M))).to_numpy(zero_copy_only=False)
-        return np.where(same_M, number_M, -1)
+            return np.full(len(hash_M), -1, np.int64)
+        at_M = np.minimum(np.searchsorted(self._hash_N, hash_M), len(self) - 1)
+        return np.where(self._hash_N[at_M] == hash_M, self._order_N[at_M], -1)
 
 
-def path_hashes(names: pa.StringArray) -> npt.NDArray[np.int64]:
+def name_hashes(names: Iterable[str]) -> npt.NDArray[np.int64]:
     """A hash of 64 bits of each, of this process alone."""
-    parts = (names[begin : begin + _AT_A_TIME].to_pylist() for begin in range(0, len(names), _AT_A_TIME))
-    return np.fromiter((hash(name) for part in parts for name in part), np.int64, len(names))
+    return np.fromiter(map(hash, names), np.int64)
 
 
-def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
-    rest = iter(values)
-    while chunk := list(islice(rest, _AT_A_TIME)):
-        yield chunk
+def first_alike(hash_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """Where each of the values occurs first."""
+    order_N = np.argsort(hash_N, kind="stable")
+    sorted_N = hash_N[order_N]
+    new_N = np.ones(len(hash_N), bool)
+    new_N[1:] = sorted_N[1:] != sorted_N[:-1]
+    first_N = np.empty(len(hash_N), np.int32)
+    first_N[order_N] = order_N[new_N][np.cumsum(new_N, dtype=np.int32) - 1]
+    return first_N
 
 
-def _batch(places: list[Place]) -> pa.RecordBatch:
-    path, shard, begin, size, first = zip(*places, strict=True)
-    arrays = [_strings(path), _strings(shard).dictionary_encode()]
-    arrays += [pa.array(values, pa.int64()) for values in (begin, size, first)]
-    return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+def all_differ(names: Iterable[str]) -> bool:
+    """Whether none occurs twice."""
+    return bool(_are_first(first_alike(name_hashes(names))).all())
 
 
-def _strings(names: Sequence[str]) -> pa.StringArray:
+def _are_first(first_N: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    return first_N == np.arange(len(first_N), dtype=np.int32)
+
+
+def _refuse_bytes(name: str) -> None:
     try:
-        return pa.array(names, pa.string())
-    except UnicodeEncodeError as error:
-        name = ascii(error.object)
-        raise UserError(f"the name {name} is not UTF-8, which an index cannot hold: rename it") from None
+        name.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the name {name!a} is not UTF-8, which an index cannot hold: rename it") from None

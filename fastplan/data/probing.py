@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import IO
 
 import pyarrow as pa
@@ -34,14 +34,15 @@ _FILES_PER_WORKER = 4  # with fewer, another worker costs more (0.4 s of CPU) th
 
 
 def probe_all(
-    places: Sequence[Place], *, workers: int, limit_s: float, hash_content: bool = False
+    places: Iterable[Place], *, files: int, workers: int, limit_s: float, hash_content: bool = False
 ) -> Iterator[pa.RecordBatch]:
     """A row for every place, in the order in which they are done.
 
-    limit_s: seconds after which a file is given up as bad. Raises `RuntimeError` where workers do not even start.
+    files: how many. limit_s: seconds after which a file is given up as bad. Raises `RuntimeError` where workers do not
+    even start.
     """
     waiting = iter(places)
-    count = max(min(workers, -(-len(places) // _FILES_PER_WORKER)), 1)
+    count = max(min(workers, -(-files // _FILES_PER_WORKER)), 1)
     with selectors.DefaultSelector() as ready:
         running: set[_Worker] = set()
 

@@ -7,10 +7,12 @@ the files are merged. A packet table is read when a clip is decoded, and those u
 
 import json
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,14 @@ import pyarrow.parquet as pq
 
 from fastplan.data.cache import make_cache
 from fastplan.data.packets import Coding, PacketTable
-from fastplan.data.places import PathNumbers
+from fastplan.data.places import NameNumbers
 from fastplan.data.store_files import FACTS, PACKETS, Writer, file_names, is_current, merge, remove_stale
 
 _MOST_FILES = 16
 _KEPT_TABLES = 4096  # 20 MB of tables for videos of 300 frames
 _END = b"PAR1"  # of every Parquet file
-_FOUND = FACTS.remove(FACTS.get_field_index("path"))
+_AT_ONCE = 512  # rows, 0.3 KB each
+_MOST_STEPS = 64  # where rows lie in another order, each step may have to read all files of the index
 _TABLE = PACKETS.names[:-1]
 
 
@@ -36,55 +39,38 @@ class IndexStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: dict[str, _File] = {}
+        self._files: dict[str, _Packets] = {}
         self._kept: OrderedDict[tuple[str, int], PacketTable | None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def find(self, paths: Collection[str] | pa.StringArray) -> pa.Table:
-        """The newest row of each of `paths` that has one, without its lists; `file` and `row` say where they are.
-
-        Rows are in the order of `paths`, which are different ones.
-        """
-        wanted = paths if isinstance(paths, pa.StringArray) else pa.array(paths, pa.string())
+    def find(self, paths: Iterable[str]) -> "Rows":
+        """The newest row of each of `paths` that has one, in their order; they are different ones."""
+        wanted = NameNumbers(paths)
         damaged: set[str] = set()
         while True:
             names = [name for name in file_names(self._folder) if name not in damaged]
-            file_W, row_W = self._locate(PathNumbers(wanted), names)
-            found: list[pa.RecordBatch] = []
-            for number in np.unique(file_W[file_W >= 0]):
-                try:
-                    found += [*self._files[names[number]].rows(np.sort(row_W[file_W == number]))]
-                except (OSError, pa.ArrowInvalid):
-                    damaged.add(names[number])
-            if not damaged & set(names) and set(names) <= set(file_names(self._folder)):
-                break  # else again: some were merged meanwhile, or cannot be read
-        there_W = file_W >= 0
-        file_N, row_N = file_W[there_W], row_W[there_W]
-        place_N = np.argsort(np.lexsort((row_N, file_N)))  # where the row of each path is in `found`
-        columns = pa.Table.from_batches(found, _FOUND).columns
-        del found
-        ordered = [wanted if there_W.all() else wanted.filter(pa.array(there_W))]
-        while columns:  # one after the other, so that nothing is in memory twice but a column
-            ordered.append(columns.pop(0).take(pa.array(place_N)).combine_chunks())
-        ordered.append(pa.DictionaryArray.from_arrays(pa.array(file_N), pa.array(names, pa.string())))
-        ordered.append(pa.array(row_N))
-        return pa.table(ordered, [*FACTS.names, "file", "row"])
+            found = self._locate(wanted, names)
+            damaged |= (new := found.damaged())
+            if not new and set(names) <= set(file_names(self._folder)):
+                return found  # else again: some were merged meanwhile, or cannot be read
 
-    def _locate(self, wanted: PathNumbers, names: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Which of the files has the newest row of each path, -1 where none has, and which row it is there."""
-        file_W, row_W = np.full(len(wanted), -1, np.int32), np.zeros(len(wanted), np.int64)
+    def _locate(self, wanted: NameNumbers, names: Sequence[str]) -> "Rows":
+        file_W, row_W = np.full(len(wanted), -1, np.int32), np.zeros(len(wanted), np.int32)
+        facts: dict[str, _Facts] = {}
         for number in reversed(range(len(names))):
             name = names[number]
             try:
                 if name not in self._files:
-                    self._files[name] = _File(self._folder / name)
-                found_W = self._files[name].locate_paths(wanted)
+                    self._files[name] = _Packets(self._folder / name)
+                facts[name] = _Facts(self._folder / name)
+                number_M, row_M = facts[name].locate(wanted)
             except (OSError, pa.ArrowInvalid):
                 self._files.pop(name, None)  # damaged, or merged away: its rows are probed again, or found again
                 continue
-            new_W = (file_W < 0) & (found_W >= 0)
-            file_W[new_W], row_W[new_W] = number, found_W[new_W]
-        return file_W, row_W
+            new_M = file_W[number_M] < 0
+            file_W[number_M[new_M]], row_W[number_M[new_M]] = number, row_M[new_M]
+        there_W = file_W >= 0
+        return Rows(names, facts, file_W[there_W], row_W[there_W])
 
     def table(self, file: str, row: int, file_bytes: int) -> PacketTable | None:
         """The packet table of a row, of a video of so many bytes; None where it has none."""
@@ -104,20 +90,21 @@ class IndexStore:
         """The timestamps of a row, as in `Timing`."""
         return np.array(self._files[file].cells(row, ("pts",))["pts"].as_py(), np.int64)
 
-    def passing(
-        self, places: Iterable[tuple[str, int, int]]
-    ) -> Iterator[tuple[PacketTable | None, npt.NDArray[np.int64]]]:
-        """What `table` and `pts` give for each (file, row, bytes of the video), for going through many; none is kept.
-
-        Neighbours in the index should be neighbours here: they are read together.
-        """
-        held: dict[str, tuple[int, pa.Table]] = {}
-        for name, row, file_bytes in places:
-            group, number = self._files[name].locate(row)
-            if name not in held or held[name][0] != group:
-                held[name] = group, self._files[name].read(group, PACKETS.names)
-            cells = {column: held[name][1][column][number] for column in PACKETS.names}
-            yield _packet_table(cells, file_bytes), np.array(cells["pts"].as_py(), np.int64)
+    def read_packets(
+        self, places: Sequence[tuple[str, int, int]]
+    ) -> list[tuple[PacketTable | None, npt.NDArray[np.int64]]]:
+        """What `table` and `pts` give for each (file, row, bytes of the video), for reading many; none is kept."""
+        found = {}
+        for name, group_of in groupby(sorted(set(places)), key=itemgetter(0)):
+            with pq.ParquetFile(self._files[name].source) as packets:
+                begin_G, last, read = _begins(packets), -1, PACKETS.empty_table()
+                for place in group_of:
+                    group, number = _locate(begin_G, place[1])
+                    if group != last:
+                        last, read = group, packets.read_row_group(group, use_threads=False)
+                    cells = {column: read[column][number] for column in PACKETS.names}
+                    found[place] = _packet_table(cells, place[2]), np.array(cells["pts"].as_py(), np.int64)
+        return [found[place] for place in places]
 
     @contextmanager
     def writer(self) -> Iterator["Writer"]:
@@ -136,62 +123,143 @@ class IndexStore:
             merge(self._folder)
 
 
-class _File:
-    """One file of the index; the packets are opened at once, and can be read after it was merged away.
+class Rows:
+    """Rows of the index, a file of a data set each, in an order of their own.
+
+    In memory are their places, 8 bytes each; what they say is read when it is asked for, also after a merge.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        facts: dict[str, "_Facts"],
+        file_F: npt.NDArray[np.int32],
+        row_F: npt.NDArray[np.int32],
+    ) -> None:
+        self._names, self._facts, self._file_F, self._row_F = names, facts, file_F, row_F
+        self._last: tuple[object, pa.Table] = None, None  # group of rows that was read, in which the next ones may lie
+
+    def __len__(self) -> int:
+        return len(self._file_F)
+
+    def take(self, numbers: npt.NDArray[np.integer], columns: Collection[str] = FACTS.names) -> pa.Table:
+        """Columns of the rows with these numbers, in this order; `file` and `row` say where their packets are."""
+        file_M, row_M = self._file_F[numbers], self._row_F[numbers]
+        order_M = np.lexsort((row_M, file_M))
+        found = [FACTS.empty_table().select(columns)]
+        for file in np.unique(file_M):
+            found += self._read(self._names[file], np.sort(row_M[file_M == file]), columns)
+        read = pa.concat_tables(found).columns
+        del found
+        place_M = None if _ascends(order_M) else pa.array(np.argsort(order_M))
+        ordered = []
+        while read:  # one after the other, so that nothing is in memory twice but a column
+            column = read.pop(0)
+            ordered.append((column if place_M is None else column.take(place_M)).combine_chunks())
+        ordered.append(pa.DictionaryArray.from_arrays(pa.array(file_M), pa.array(self._names, pa.string())))
+        return pa.table([*ordered, pa.array(row_M)], [*columns, "file", "row"])
+
+    def table(self) -> pa.Table:
+        """All of them, in memory."""
+        return self.take(np.arange(len(self)))
+
+    def batches(self, columns: Collection[str] = FACTS.names) -> Iterator[pa.RecordBatch]:
+        """All of them, a few at a time."""
+        step = max(_AT_ONCE, len(self) // _MOST_STEPS)
+        for begin in range(0, len(self), step):
+            taken = self.take(np.arange(begin, min(begin + step, len(self))), columns)
+            yield from taken.to_batches(max_chunksize=_AT_ONCE)
+
+    def damaged(self) -> set[str]:
+        """Files of the index in which they cannot be read."""
+        names = set()
+        for file in np.unique(self._file_F):
+            try:
+                deque(self._read(self._names[file], np.sort(self._row_F[self._file_F == file]), FACTS.names), maxlen=0)
+            except (OSError, pa.ArrowInvalid):
+                names.add(self._names[file])
+        return names
+
+    def _read(self, name: str, rows: npt.NDArray[np.integer], columns: Collection[str]) -> Iterator[pa.Table]:
+        """Rows of one file of the index, in ascending order."""
+        facts = self._facts[name]
+        group_M = np.searchsorted(facts.begin_G, rows, side="right") - 1
+        with facts.opened() as parquet:
+            for group in np.unique(group_M):
+                wanted = (name, group, columns)
+                if self._last[0] != wanted:
+                    self._last = None, None
+                    self._last = wanted, parquet.read_row_group(group, columns=list(columns), use_threads=False)
+                row_M = rows[group_M == group] - facts.begin_G[group]
+                read = self._last[1]
+                yield read.slice(row_M[0], len(row_M)) if _ascends(row_M) else read.take(pa.array(row_M))
+
+
+class _Facts:
+    """The facts of one file of the index. begin_G: the first row of each group, and the number of rows."""
+
+    def __init__(self, path: Path) -> None:
+        self._source = pa.OSFile(str(path))
+        with self.opened() as parquet:
+            self.begin_G = _begins(parquet)
+
+    def opened(self) -> pq.ParquetFile:
+        """It takes 70 KB while it is open."""
+        return pq.ParquetFile(self._source)
+
+    def locate(self, wanted: NameNumbers) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Which of these paths are there, and in which rows; the last row of a path counts, and stands last."""
+        with self.opened() as parquet:
+            batches = parquet.iter_batches(_AT_ONCE, columns=["path"], use_threads=False) if is_current(parquet) else ()
+            numbers = [wanted.of(batch["path"].to_pylist()) for batch in batches]
+        number_R = np.concatenate([np.empty(0, np.int64), *numbers])
+        row_M = np.flatnonzero(number_R >= 0)
+        return number_R[row_M], row_M
+
+
+def _ascends(numbers: npt.NDArray[np.integer]) -> bool:
+    """Whether each is the one before plus one."""
+    return bool((np.diff(numbers) == 1).all())
+
+
+def _begins(parquet: pq.ParquetFile) -> npt.NDArray[np.int64]:
+    """The first row of each group, and the number of rows."""
+    groups = parquet.metadata
+    rows = [groups.row_group(n).num_rows for n in range(groups.num_row_groups)]
+    return np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
+
+
+def _locate(begin_G: npt.NDArray[np.int64], row: int) -> tuple[int, int]:
+    """The group of a row, and its number there."""
+    group = int(np.searchsorted(begin_G, row, side="right")) - 1
+    return group, row - int(begin_G[group])
+
+
+class _Packets:
+    """The packets of one file of the index, opened at once, so that they can be read after it was merged away.
 
     What Parquet says of them takes 6 KB of memory a group, so it is read when the first table is asked for.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._opened = pa.memory_map(str(path.with_suffix(".packets")))
-        if self._opened.size() < len(_END) or self._opened.read_at(len(_END), self._opened.size() - len(_END)) != _END:
+        self.source = pa.OSFile(str(path.with_suffix(".packets")))
+        if self.source.size() < len(_END) or self.source.read_at(len(_END), self.source.size() - len(_END)) != _END:
             raise pa.ArrowInvalid(f"{path.stem}.packets is not whole")
         self._lock = threading.Lock()
 
     @cached_property
     def _packets(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self._opened)
+        return pq.ParquetFile(self.source)
 
     @cached_property
     def _begin_G(self) -> npt.NDArray[np.int64]:
-        groups = self._packets.metadata
-        rows = [groups.row_group(n).num_rows for n in range(groups.num_row_groups)]
-        return np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
-
-    def locate_paths(self, wanted: PathNumbers) -> npt.NDArray[np.int64]:
-        """The row of each of these paths, -1 where there is none."""
-        row_W = np.full(len(wanted), -1, np.int64)
-        begin = 0
-        with pq.ParquetFile(self._path) as facts:
-            for batch in facts.iter_batches(columns=["path"], use_threads=False) if is_current(facts) else ():
-                number_B = wanted.of(batch["path"])
-                row_W[number_B[number_B >= 0]] = begin + np.flatnonzero(number_B >= 0)
-                begin += len(batch)
-        return row_W
-
-    def rows(self, rows: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
-        """The facts of these rows but their paths; `rows` ascend."""
-        begin = 0
-        with pq.ParquetFile(self._path) as facts:
-            for batch in facts.iter_batches(columns=_FOUND.names, use_threads=False):
-                inside = rows[np.searchsorted(rows, begin) : np.searchsorted(rows, begin + len(batch))]
-                yield batch.take(pa.array(inside - begin))
-                begin += len(batch)
-
-    def locate(self, row: int) -> tuple[int, int]:
-        """The group of a row of packets, and its number there."""
-        group = int(np.searchsorted(self._begin_G, row, side="right")) - 1
-        return group, row - int(self._begin_G[group])
-
-    def read(self, group: int, columns: Collection[str]) -> pa.Table:
-        with self._lock:
-            return self._packets.read_row_group(group, columns=list(columns), use_threads=False)
+        return _begins(self._packets)
 
     def cells(self, row: int, columns: Collection[str]) -> dict[str, Any]:
         """Cells of one row of packets."""
-        group, number = self.locate(row)
-        read = self.read(group, columns)
+        group, number = _locate(self._begin_G, row)
+        with self._lock:
+            read = self._packets.read_row_group(group, columns=list(columns), use_threads=False)
         return {name: read[name][number] for name in columns}
 
     def table(self, row: int, file_bytes: int) -> PacketTable | None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fastplan.data.places import path_hashes
+from fastplan.data.places import name_hashes
 from fastplan.data.probe import Probed
 
 _VERSION = 2  # of the probe: rows of another version are not used
@@ -206,7 +206,7 @@ def _unseen(file: Path, seen_M: npt.NDArray[np.int64]) -> Iterator[tuple[pa.Tabl
             groups = (packets.read_row_group(number) for number in range(packets.num_row_groups))
             for number in range(parquet.num_row_groups):
                 facts = parquet.read_row_group(number)
-                new = ~np.isin(path_hashes(facts["path"].combine_chunks()), seen_M)
+                new = ~np.isin(name_hashes(facts["path"].to_pylist()), seen_M)
                 begin = 0
                 while begin < len(facts):  # a group of facts ends where one of packets does
                     group = next(groups)
@@ -221,7 +221,9 @@ def _hashes_in(file: Path) -> npt.NDArray[np.int64]:
     """Of all its paths; of none where it is damaged or of another version."""
     try:
         with pq.ParquetFile(file) as facts:
-            batches = facts.iter_batches(columns=["path"], use_threads=False) if is_current(facts) else ()
-            return np.concatenate([np.empty(0, np.int64), *(path_hashes(batch["path"]) for batch in batches)])
+            batches = facts.iter_batches(_FILE_ROWS, columns=["path"], use_threads=False) if is_current(facts) else ()
+            return np.concatenate(
+                [np.empty(0, np.int64), *(name_hashes(batch["path"].to_pylist()) for batch in batches)]
+            )
     except (OSError, pa.ArrowInvalid):
         return np.empty(0, np.int64)

@@ -24,16 +24,18 @@ def print_checked(console: Console, checked: CheckedVideos, source: str) -> None
     """The table (of more than 60 videos a summary), every kind of finding with files and advice, and the verdict."""
     base = Path(os.path.abspath(source))  # as the index has it: links are not followed
     base = base if base.is_dir() else base.parent
-    print_table(console, _videos_table(checked, base) if len(checked) <= _MOST_ROWS else _summary_table(checked))
+    shown = _Videos(base) if len(checked) <= _MOST_ROWS else _Summary()
     counts: Counter[Kind] = Counter()
     named: dict[Kind, list[tuple[str, Finding]]] = defaultdict(list)
     frames = 0
     for one in checked:
+        shown.add(one)
         frames += one.row["frames"]
         for finding in one.findings:
             counts[finding.kind] += 1
             if counts[finding.kind] <= _MOST_NAMED:
                 named[finding.kind].append((_name(one, base), finding))
+    print_table(console, shown.table())
     for kind in (kind for kind in get_args(Kind) if counts[kind]):
         style = _STYLES.get(kind, "cyan")
         console.print(f"\n[bold {style}]{kind}[/]: {counts[kind]} of {len(checked)}")
@@ -42,7 +44,7 @@ def print_checked(console: Console, checked: CheckedVideos, source: str) -> None
             console.print(f"    [dim]{escape(finding.advice)}[/dim]", highlight=False, soft_wrap=True)
         if counts[kind] > _MOST_NAMED:
             console.print(f"  and {counts[kind] - _MOST_NAMED} more; --json lists all", highlight=False)
-    console.print(f"\n{_verdict(len(checked), len(checked.bad), frames)}", highlight=False)
+    console.print(f"\n{_verdict(len(checked), int((~checked.good_F).sum()), frames)}", highlight=False)
 
 
 def write_json(checked: CheckedVideos, stream: TextIO) -> None:
@@ -67,13 +69,17 @@ def _name(one: Checked, base: Path) -> str:
     return str(path.relative_to(base) if path.is_relative_to(base) else path)
 
 
-def _videos_table(checked: CheckedVideos, base: Path) -> Table:
-    table = Table()
-    for column in ("video", "frames", "fps", "seconds", "size", "codec", "GOP", "findings"):
-        table.add_column(
-            column, justify="left" if column in ("video", "codec", "findings") else "right", overflow="fold"
-        )
-    for one in checked:
+class _Videos:
+    """A table of all videos."""
+
+    def __init__(self, base: Path) -> None:
+        self._base, self._table = base, Table()
+        for column in ("video", "frames", "fps", "seconds", "size", "codec", "GOP", "findings"):
+            self._table.add_column(
+                column, justify="left" if column in ("video", "codec", "findings") else "right", overflow="fold"
+            )
+
+    def add(self, one: Checked) -> None:
         row = one.row
         facts = ["", "", "", "", "", ""]
         if one.usable:
@@ -87,34 +93,42 @@ def _videos_table(checked: CheckedVideos, base: Path) -> Table:
                 str(row["gop"]),
             ]
         kinds = ", ".join(f"[{_STYLES.get(f.kind, 'cyan')}]{f.kind}[/]" for f in one.findings)
-        table.add_row(escape(_name(one, base)), *facts, kinds)
-    return table
+        self._table.add_row(escape(_name(one, self._base)), *facts, kinds)
+
+    def table(self) -> Table:
+        return self._table
 
 
-def _summary_table(checked: CheckedVideos) -> Table:
-    table = Table()
-    for column in ("codec", "videos", "frames (fewest, median, most)", "sizes", "GOP (median)"):
-        table.add_column(column, justify="left" if column in ("codec", "sizes") else "right")
-    frames_of: dict[str, Counter[int]] = defaultdict(Counter)
-    gops_of: dict[str, Counter[int]] = defaultdict(Counter)
-    sizes_of: dict[str, Counter[str]] = defaultdict(Counter)
-    for one in checked:
+class _Summary:
+    """A table of codecs; only counts are held."""
+
+    def __init__(self) -> None:
+        self._frames_of: dict[str, Counter[int]] = defaultdict(Counter)
+        self._gops_of: dict[str, Counter[int]] = defaultdict(Counter)
+        self._sizes_of: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def add(self, one: Checked) -> None:
         if one.usable:
             codec = f"{one.row['codec']} {one.row['pixels']}"
-            frames_of[codec][one.row["frames"]] += 1
-            gops_of[codec][one.row["gop"]] += 1
-            sizes_of[codec][f"{one.row['width']}x{one.row['height']}"] += 1
-    for codec, frames in sorted(frames_of.items(), key=lambda item: -item[1].total()):
-        sizes = sizes_of[codec].most_common()
-        others = f" and {len(sizes) - 2} more" if len(sizes) > 2 else ""
-        table.add_row(
-            codec,
-            str(frames.total()),
-            f"{min(frames)}, {_median(frames)}, {max(frames)}",
-            ", ".join(size for size, _ in sizes[:2]) + others,
-            str(_median(gops_of[codec])),
-        )
-    return table
+            self._frames_of[codec][one.row["frames"]] += 1
+            self._gops_of[codec][one.row["gop"]] += 1
+            self._sizes_of[codec][f"{one.row['width']}x{one.row['height']}"] += 1
+
+    def table(self) -> Table:
+        table = Table()
+        for column in ("codec", "videos", "frames (fewest, median, most)", "sizes", "GOP (median)"):
+            table.add_column(column, justify="left" if column in ("codec", "sizes") else "right")
+        for codec, frames in sorted(self._frames_of.items(), key=lambda item: -item[1].total()):
+            sizes = self._sizes_of[codec].most_common()
+            others = f" and {len(sizes) - 2} more" if len(sizes) > 2 else ""
+            table.add_row(
+                codec,
+                str(frames.total()),
+                f"{min(frames)}, {_median(frames)}, {max(frames)}",
+                ", ".join(size for size, _ in sizes[:2]) + others,
+                str(_median(self._gops_of[codec])),
+            )
+        return table
 
 
 def _median(counts: Counter[int]) -> int:

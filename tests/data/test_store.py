@@ -45,7 +45,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def listed(*paths: Path) -> VideoList:
-    places = Places.of(Place(str(path)) for path in paths)
+    places = Places(Place(str(path)) for path in paths)
     return VideoList(places, tuple(n % 2 for n in range(len(paths))), tuple(map(str, paths)), ("x", "y"))
 
 
@@ -57,7 +57,7 @@ def test_a_row_comes_back_as_it_was(tmp_path: Path) -> None:
     index = IndexStore(tmp_path / "index")
     with index.writer() as writer:
         writer.add(as_batch(found))
-    (row,) = index.find([str(file)]).to_pylist()
+    (row,) = index.find([str(file)]).table().to_pylist()
     assert Probed(**{name: row[name] for name in store.FACTS.names}) == found
     assert index.pts(row["file"], row["row"]).tolist() == found.pts_R.tolist()
     table = index.table(row["file"], row["row"], row["bytes"])
@@ -97,7 +97,7 @@ def test_only_what_is_new_or_changed_is_probed(tmp_path: Path, probed: list[str]
     other = build_index(listed(*paths, tmp_path / "d.mp4"), cache_dir=tmp_path / "cache", threads=1)
     assert probed[4:] == ["a.mp4", "d.mp4"]
     assert [video.frames for video in other.videos] == [25, 20, 20, 20]
-    hashed = probe_files(listed(*paths).places, cache_dir=tmp_path / "cache", threads=1, hash_content=True)[1]
+    hashed = probe_files(listed(*paths).places, cache_dir=tmp_path / "cache", threads=1, hash_content=True)[1].table()
     assert probed[6:] == ["a.mp4", "b.mp4", "c.mp4"] and all(len(h) == 64 for h in hashed["sha256"].to_pylist()[:2])
     paths[3].unlink()
     assert "no such file" in str(build_index(listed(*paths), cache_dir=tmp_path / "cache", threads=1).bad)
@@ -138,7 +138,7 @@ def test_files_that_are_merged_while_somebody_looks(tmp_path: Path, monkeypatch:
         return found
 
     monkeypatch.setattr(store, "file_names", merging)
-    assert IndexStore(tmp_path).find(["0", "1", "2"])["frames"].to_pylist() == [0, 1, 2]
+    assert IndexStore(tmp_path).find(["0", "1", "2"]).table()["frames"].to_pylist() == [0, 1, 2]
     assert len(names(tmp_path)) == 1 and len(list(tmp_path.glob("*.packets"))) == 1
 
 
@@ -155,7 +155,7 @@ def test_files_are_merged_and_the_newest_row_counts(tmp_path: Path) -> None:
     index = IndexStore(tmp_path / "index")
     with index.writer() as writer:
         writer.add(as_batch(real))
-    early = index.find([str(path)]).to_pylist()[0]
+    early = index.find([str(path)]).table().to_pylist()[0]
     for number in range(store._MOST_FILES + 3):
         with index.writer() as writer:
             writer.add(as_batch(Probed("same", f"stamp {number}", frames=number)))
@@ -163,7 +163,7 @@ def test_files_are_merged_and_the_newest_row_counts(tmp_path: Path) -> None:
     assert len(list((tmp_path / "index").glob("*.parquet"))) < store._MOST_FILES
     wanted = [str(path), "same", *(f"own {number}" for number in range(store._MOST_FILES + 3))]
     for reader in (index, IndexStore(tmp_path / "index")):
-        rows = {row["path"]: row for row in reader.find(wanted).to_pylist()}
+        rows = {row["path"]: row for row in reader.find(wanted).table().to_pylist()}
         assert set(rows) == set(wanted)
         assert rows["same"]["frames"] == store._MOST_FILES + 2
         assert all(rows[f"own {number}"]["frames"] == number for number in range(store._MOST_FILES + 3))
@@ -208,7 +208,7 @@ def test_rows_stay_with_their_packets_through_merges_of_merges(tmp_path: Path, m
     (merged,) = tmp_path.glob("*-merged.parquet")
     assert pq.ParquetFile(merged).num_row_groups > 2
     index = IndexStore(tmp_path)
-    rows = index.find(list(newest)).to_pylist()
+    rows = index.find(list(newest)).table().to_pylist()
     assert {row["path"]: row["frames"] for row in rows} == newest
     pts = {row["path"]: index.pts(row["file"], row["row"]).tolist() for row in rows}
     assert pts == {path: [number, int(path)] for path, number in newest.items()}
@@ -240,7 +240,8 @@ def test_a_killed_scan_keeps_what_it_probed(tmp_path: Path, probed: list[str]) -
     done = subprocess.run([sys.executable, "-c", _KILLED, str(data), str(tmp_path / "cache")], timeout=120)
     assert done.returncode == -signal.SIGKILL
     places = [Place(str(path)) for path in sorted(data.iterdir())]
-    _, rows = probe_files(places, cache_dir=tmp_path / "cache", threads=1)
+    _, found = probe_files(places, cache_dir=tmp_path / "cache", threads=1)
+    rows = found.table()
     assert len(rows) == 20 and set(rows["frames"].to_pylist()) == {8}
     assert len(probed) == 12  # two files of four rows were finished before the kill
 
@@ -292,8 +293,8 @@ def test_an_interrupted_scan_keeps_all_it_probed(tmp_path: Path, probed: list[st
     with pytest.raises(KeyboardInterrupt):
         probe_files(places, cache_dir=tmp_path / "cache", threads=2, on_video=interrupted)
     probed.clear()
-    _, rows = probe_files(places, cache_dir=tmp_path / "cache", threads=2)
-    assert len(rows) == 9 and len(probed) == 3
+    _, found = probe_files(places, cache_dir=tmp_path / "cache", threads=2)
+    assert len(found) == 9 and len(probed) == 3
 
 
 def test_a_file_that_hangs_or_crashes_the_decoder_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,14 +311,14 @@ def test_a_file_that_hangs_or_crashes_the_decoder_is_bad(tmp_path: Path, monkeyp
         "else 1 / 0 if 'defect' in place.path else real(place, **rest); probing.serve()",
     )
     places = [Place(str(path)) for path in sorted(data.iterdir())]
-    _, rows = probe_files(places, cache_dir=tmp_path / "cache", threads=2, limit_s=2.0)
-    bad = {Path(row["path"]).name: row["bad"] for row in rows.to_pylist() if row["bad"]}
+    _, found = probe_files(places, cache_dir=tmp_path / "cache", threads=2, limit_s=2.0)
+    bad = {Path(row["path"]).name: row["bad"] for row in found.table().to_pylist() if row["bad"]}
     assert bad == {
         "hang.mp4": "takes more than 2 s to decode",
         "crash.mp4": "the decoder crashed (SIGABRT)",
         "defect.mp4": "the decoder crashed (ZeroDivisionError: division by zero)",
     }
-    assert len(rows) == 8
+    assert len(found) == 8
     probed: list[str] = []
     monkeypatch.setattr(index_module, "probe_all", lambda todo, **_: probed.extend(p.path for p in todo) or iter(()))
     probe_files(places, cache_dir=tmp_path / "cache", threads=2, limit_s=2.0)
@@ -352,7 +353,7 @@ def test_packet_tables_of_many_videos_are_not_held_in_memory(tmp_path: Path) -> 
         for path in paths:
             writer.add(as_batch(replace(large, path=path)))
             most = max(most, pa.total_allocated_bytes() - before)
-    rows = index.find(paths)
+    rows = index.find(paths).table()
     held = pa.total_allocated_bytes() - before
     assert len(rows) == 1500 and most < 6e6 and held < 1e6, (most, held)
     assert len(index.table(rows["file"][1234].as_py(), rows["row"][1234].as_py(), small.bytes)) == 2000

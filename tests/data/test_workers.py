@@ -45,7 +45,7 @@ from fastplan.data.probing import probe_all
 from fastplan.data.storage import Place
 
 begun_s = time.monotonic()
-for row in probe_all([Place(sys.argv[1])] * 2, workers=1, limit_s=3.0):
+for row in probe_all([Place(sys.argv[1])] * 2, files=2, workers=1, limit_s=3.0):
     print(row.to_pylist()[0]["bad"], time.monotonic() - begun_s, flush=True)
     begun_s = time.monotonic()
 """
