@@ -18,11 +18,12 @@ from fastplan.launch import Task, save_run
 from fastplan.planner.arrivals import Outcome, Reached, is_repeat
 from fastplan.planner.journal import Journal
 from fastplan.planner.plans import Plan
+from fastplan.planner.stepwise import Stepwise
 from fastplan.report.console import print_table
 from fastplan.report.page import report_page
 from fastplan.report.terminal import Terminal, evaluation_line, percent, plan_table, search_table
 from fastplan.rundir import RunDir
-from fastplan.runner import Runner
+from fastplan.runner import Runner, search_rules
 from fastplan.train.distributed import ALONE, Ranks
 from fastplan.train.evaluate import Evaluation
 from fastplan.train.precision import Precision, choose_device
@@ -40,6 +41,8 @@ def train(
     """
     if task.graph is None and workers.count != 1:
         raise UserError("the legs of a plan follow one another: more than one of --workers is for a search")
+    if task.graph is not None:
+        Stepwise(task.graph, search_rules(task.config))  # rules that do not fit the graph are refused, nothing is begun
     with Runner(
         rundir,
         task.config,

@@ -99,7 +99,14 @@ TRAIN = [
         "/file is a file; give another --run",
     ),
     ("DATA=videos --run /proc/run data.clips_per_epoch=32", "cannot use the run folder /proc/run"),
-    ("DATA=videos checkpoints=/proc/c data.clips_per_epoch=32", "cannot write /proc/c/tried_out.pt: "),
+    (
+        "DATA=videos checkpoints=/proc/c data.clips_per_epoch=32",
+        "set checkpoints to a folder or URL that can be written",
+    ),
+    (
+        "DATA=videos plan.first_path=[a,b] data.clips_per_epoch=32",
+        "the first path goes start -> a; graph 'tiny' has no ",
+    ),
     ("DATA=videos checkpoints=file data.clips_per_epoch=32", "cannot write file/tried_out.pt: "),
     ("DATA=videos plan.max_epoch=3", "did you mean 'max_epochs'?"),
     ("DATA=videos max_epochs=3", "unknown key 'max_epochs', did you mean 'plan.max_epochs'?"),

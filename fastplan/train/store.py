@@ -41,9 +41,13 @@ class Store:
     def try_out(self) -> None:
         """Write, read and delete a small file, so that a place that cannot be used is refused before any training."""
         name = "tried_out.pt"
-        self.save(name, {})
-        self.load(name, torch.device("cpu"))
-        self.delete(name)
+        try:
+            self.save(name, {})
+            self.load(name, torch.device("cpu"))
+            self.delete(name)
+        except UserError as error:
+            reason = str(error).partition(";")[0]
+            raise UserError(f"{reason}; set checkpoints to a folder or URL that can be written") from None
 
     def save(self, name: str, content: dict[str, Any]) -> None:
         """Write one checkpoint."""
