@@ -1,14 +1,13 @@
 """Shared fixtures: real clips where they are present, and a small set of videos whose frames carry their own number."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
 from numbered_videos import write_numbered
-from whole_runs import fresh
+from whole_runs import finish_here, fresh
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -21,7 +20,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take minutes begin first, so that processes that share the files end together."""
-    long = ("test_interpreter.py", "test_aot.py", "test_gpu_check.py", "test_compile_trace.py", "test_resume.py")
+    long = ["interpreter", "aot", "parallel", "resume", "ranks_run", "gpu_check", "compile_trace", "race_run"]
+    long = [f"test_{name}.py" for name in [*long, "loader_bench", "schedules", "crashes"]]
     items.sort(key=lambda item: long.index(item.path.name) if item.path.name in long else len(long))
 
 
@@ -47,5 +47,5 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A serial search of the tiny graph that was never stopped."""
     run = tmp_path_factory.mktemp("reference") / "run"
-    subprocess.run(fresh(run), check=True, capture_output=True)
+    finish_here(fresh(run))
     return run

@@ -2,21 +2,15 @@
 
 import json
 import sqlite3
-import subprocess
 from pathlib import Path
 
 import yaml
 
 from fastplan.configs import shipped
 from fastplan.planner import Outcome, Reached, front, pick_highest
-from whole_runs import command, journal_of
+from whole_runs import command, finish_here, journal_of
 
 SHORT = ["--device", "cpu", "--seed", "3", "plan.max_epochs=1", "plan.attempt_epochs=1", "train.bn_clips=16"]
-
-
-def done(arguments: list[str]) -> None:
-    process = subprocess.run(arguments, capture_output=True, text=True)
-    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def outcomes_of(run: Path) -> dict[str, Outcome]:
@@ -29,7 +23,7 @@ def trained(run: Path) -> set[str]:
 
 
 def test_with_width_two_an_edge_is_trained_from_every_arrival_that_is_kept(tmp_path):
-    done(command(tmp_path / "run", "--state-graph", "tiny", *SHORT, "plan.width=2"))
+    finish_here(command(tmp_path / "run", "--state-graph", "tiny", *SHORT, "plan.width=2"))
     found = outcomes_of(tmp_path / "run")
     straight = Reached("u8-high", (found["start>u8-high"],), "")
     over_c4 = Reached("u8-high", (found["start>c4-high"], found["start>c4-high>u8-high"]), "")
@@ -44,13 +38,13 @@ def test_an_edge_from_a_state_that_is_dominated_is_skipped(tmp_path):
     edges = ["start -> c4-high", "start -> u8-high", "c4-high -> u8-low", "u8-high -> u8-low"]
     graph, run = tmp_path / "fan.yaml", tmp_path / "run"
     graph.write_text(yaml.safe_dump({**tiny, "edges": edges}))
-    done(command(run, "--state-graph", str(graph), *SHORT, "plan.skip_dominated=true", "--budget", "2e"))
+    finish_here(command(run, "--state-graph", str(graph), *SHORT, "plan.skip_dominated=true", "--budget", "2e"))
     assert trained(run) == {"start>c4-high", "start>u8-high"}
     with sqlite3.connect(run / "journal.sqlite") as db:
         for key, outcome in outcomes_of(run).items():
             known = {**vars(outcome), "accuracy": 0.9 if key == "start>c4-high" else 0.5, "stderr": 0.01}
             db.execute("update edges set outcome = ? where edge = ?", (json.dumps(known), key))
-    done(command(run, "--resume", "--budget", "100e"))
+    finish_here(command(run, "--resume", "--budget", "100e"))
     found = outcomes_of(run)
     assert found["start>c4-high"].cost <= found["start>u8-high"].cost, "the better one is not the cheaper one"
     assert trained(run) == {"start>c4-high", "start>u8-high", "start>c4-high>u8-low"}

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from fastplan.configs import shipped
-from whole_runs import SETTINGS, assert_same_end, command, fresh, journal_of, start, wait_for_epochs
+from whole_runs import SETTINGS, assert_same_end, command, finish_here, fresh, journal_of, start, wait_for_epochs
 
 DIED = b" died (killed by SIGKILL"  # the beginning of a note, which no end of a line cuts
 
@@ -80,13 +80,11 @@ def test_kills_of_drivers_and_workers_change_nothing(reference, tmp_path):
 
 def test_a_budget_ends_a_search_with_a_plan_and_a_larger_one_goes_on(reference, tmp_path):
     run = tmp_path / "run"
-    cut = subprocess.run(fresh(run, "--budget", "6e"), capture_output=True, text=True)
-    assert cut.returncode == 0, cut.stdout + cut.stderr
+    finish_here(fresh(run, "--budget", "6e"))
     events = [json.loads(line) for line in (run / "log.jsonl").open()]
     assert sum(e["event"] == "epoch" for e in events) == 6
     assert "best so far" in (run / "plan.yaml").read_text() and (run / "network.pt").exists()
-    done = subprocess.run(command(run, "--resume", "--budget", "100e"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    finish_here(command(run, "--resume", "--budget", "100e"))
     assert_same_end(run, reference)
 
 
@@ -97,8 +95,7 @@ def test_nothing_starts_from_an_edge_that_the_budget_cut_short(tmp_path):
     graph = tmp_path / "graph.yaml"
     graph.write_text(yaml.safe_dump({**tiny, "edges": ["start -> u8-high", "u8-high -> c4-high"]}))
     words = ["--state-graph", str(graph), "--device", "cpu", "--budget", f"{3 * 768 + 400}f", *SETTINGS]
-    done = subprocess.run(command(tmp_path / "run", *words), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    finish_here(command(tmp_path / "run", *words))
     assert [row[:2] for row in journal_of(tmp_path / "run")["epochs"]] == [("start>u8-high", e) for e in range(4)]
     assert "it ends in 'u8-high'" in (tmp_path / "run" / "plan.yaml").read_text()
 
@@ -106,7 +103,7 @@ def test_nothing_starts_from_an_edge_that_the_budget_cut_short(tmp_path):
 def test_repeats_killed_and_resumed_with_workers_end_like_those_of_one_process(tmp_path):
     words = ["plan.max_epochs=2", "plan.attempt_epochs=2", "plan.repeats=1"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    subprocess.run(fresh(whole, *words), check=True, capture_output=True)
+    finish_here(fresh(whole, *words))
     process = start(fresh(cut, *words))
     wait_for_epochs(process, 3 * 3 + 4)  # three edges, the first of a repeat and the beginning of its second
     process.send_signal(signal.SIGKILL)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fastplan.configs import shipped
-from whole_runs import assert_same_end, command, journal_of, start, wait_for_epochs
+from whole_runs import assert_same_end, command, finish_here, journal_of, start, wait_for_epochs
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,7 @@ def fresh(run: Path, graph: Path, *more: str) -> list[str]:
 
 def test_a_race_killed_while_a_way_is_paused_ends_like_one_never_stopped(graph, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    done = subprocess.run(fresh(whole, graph), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    said = " ".join(done.stdout.split())
+    said = " ".join(finish_here(fresh(whole, graph)).split())
     assert said.count("pause: other ways") == 2 and said.count("given up: ") == 1
     trained = {edge: epoch for edge, epoch, *_ in journal_of(whole)["epochs"]}
     ways = ["start>c4-high>u8-low", "start>u8-high>u8-low"]
@@ -79,12 +77,10 @@ def test_a_way_from_the_start_that_races_ends_the_same_when_killed_while_it_is_p
 
 def test_a_race_that_a_budget_stopped_is_decided_with_a_larger_one(graph, tmp_path):
     run = tmp_path / "run"
-    cut = subprocess.run(fresh(run, graph, "--budget", "7e"), capture_output=True, text=True)
-    assert cut.returncode == 0, cut.stdout + cut.stderr
+    finish_here(fresh(run, graph, "--budget", "7e"))
     assert len([row for row in journal_of(run)["epochs"] if row[1]]) == 7
     assert not any(edge["status"] == "behind" for edge in journal_of(run)["edges"]), "one way was not at the rung"
-    done = subprocess.run(command(run, "--resume", "--budget", "100e"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    finish_here(command(run, "--resume", "--budget", "100e"))
     events = [json.loads(line) for line in (run / "log.jsonl").open()]
     ended = sorted(e["status"] for e in events if e["event"] == "edge")
     assert ended[0] == "behind" and len(ended) == 4 and set(ended[1:]) <= {"cap", "knee"}

@@ -14,7 +14,7 @@ import yaml
 
 from fastplan.configs import shipped
 from fastplan.planner.plans import Plan
-from whole_runs import assert_same_end, journal_of, start, wait_for_epochs
+from whole_runs import FASTPLAN, assert_same_end, finish_here, journal_of, start, wait_for_epochs
 
 LOSSES = 1e-3  # relative: fp32 sums in another order, at rates at which four epochs do not blow that up
 
@@ -50,7 +50,7 @@ def finish(arguments: list[str]) -> str:
 @pytest.fixture(scope="module")
 def alone(graph, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("alone") / "run"
-    finish([sys.executable, "-m", "fastplan", *train(run, graph)])
+    finish_here([*FASTPLAN, *train(run, graph)])
     return run
 
 
@@ -113,7 +113,7 @@ def test_a_killed_rank_ends_the_job_which_goes_on_bit_for_bit(graph, together, t
 
 def test_another_number_of_ranks_may_go_on_and_says_so(together, tmp_path):
     run = shutil.copytree(together, tmp_path / "run")
-    output = finish([sys.executable, "-m", "fastplan", "train", "--run", str(run), "--resume"])
+    output = finish_here([*FASTPLAN, "train", "--run", str(run), "--resume"])
     assert "begun with 2 ranks, goes on with 1" in output
 
 

@@ -17,7 +17,19 @@ from fastplan.planner.graph_files import load_graph
 from fastplan.planner.plans import Leg, Plan
 from fastplan.rundir import RunDir
 from numbered_videos import write_numbered
-from whole_runs import SETTINGS, assert_same_end, command, fresh, journal_of, permissions_bind, start, wait_for_epochs
+from whole_runs import (
+    FASTPLAN,
+    SETTINGS,
+    assert_same_end,
+    command,
+    finish_here,
+    fresh,
+    journal_of,
+    permissions_bind,
+    run_here,
+    start,
+    wait_for_epochs,
+)
 
 
 @pytest.mark.slow
@@ -34,8 +46,7 @@ def test_ten_kills_at_random_moments_change_nothing(reference, tmp_path):
         process.communicate()
     epochs = len(journal_of(run)["epochs"])
     assert 3 <= epochs < len(journal_of(reference)["epochs"]), "the kills fell before or after all of the work"
-    done = subprocess.run(command(run, "--resume"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    finish_here(command(run, "--resume"))
     assert_same_end(run, reference)
 
 
@@ -48,8 +59,7 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(reference, tmp_path):
     full = subprocess.run(words, capture_output=True, text=True)
     assert full.returncode == 2
     assert "cannot write" in full.stderr and "--resume" in full.stderr and "Traceback" not in full.stderr
-    done = subprocess.run(command(run, "--resume"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    finish_here(command(run, "--resume"))
     assert_same_end(run, reference)
 
 
@@ -74,16 +84,14 @@ def test_what_cannot_be_written_is_one_clear_line_and_nothing_is_touched(referen
         assert refused.returncode == 2, refused.stdout + refused.stderr
         assert refusal in refused.stderr and len(refused.stderr.splitlines()) == 1
         assert contents_of(run) == before
-    done = subprocess.run(command(run, "--resume"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    finish_here(command(run, "--resume"))
     assert_same_end(run, reference)
 
 
 def test_a_finished_run_trains_nothing_again(reference):
     before = journal_of(reference)
-    done = subprocess.run(command(reference, "--resume"), capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "4 edges finished" in done.stdout and "epoch   1" not in done.stdout
+    said = finish_here(command(reference, "--resume"))
+    assert "4 edges finished" in said and "epoch   1" not in said
     assert journal_of(reference) == before
 
 
@@ -94,18 +102,17 @@ def test_checkpoints_that_no_one_needs_are_gone(reference):
 
 def test_another_configuration_is_refused_with_the_keys_that_differ(reference):
     asked = command(reference, "--resume", "--state-graph", "tiny", "--seed", "4", *SETTINGS, "optim.momentum=0.8")
-    done = subprocess.run(asked, capture_output=True, text=True)
+    done = run_here(asked)
     assert done.returncode == 2
     assert "seed: 3 -> 4" in done.stderr and "optim.momentum: 0.9 -> 0.8" in done.stderr
-    again = subprocess.run(fresh(reference), capture_output=True, text=True)
+    again = run_here(fresh(reference))
     assert again.returncode == 2 and "holds a run: go on with it by --resume" in again.stderr
 
 
 def test_a_resolved_config_starts_the_same_run_again(reference, tmp_path):
     """config.yaml of a run, given back as --config, is the whole request."""
     run = tmp_path / "run"
-    done = subprocess.run(command(run, "--config", str(reference / "config.yaml")), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    finish_here(command(run, "--config", str(reference / "config.yaml")))
     assert journal_of(run) == journal_of(reference)
 
 
@@ -113,19 +120,15 @@ def test_a_resolved_config_starts_the_same_run_again(reference, tmp_path):
 def test_a_plan_is_replayed_without_a_search(reference, tmp_path, exact):
     run = tmp_path / "run"
     plan = [str(reference / "plan.yaml")] + (["--exact"] if exact else [])
-    done = subprocess.run(command(run, "--plan", *plan, "--seed", "5"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    finish_here(command(run, "--plan", *plan, "--seed", "5"))
     results = [json.loads((path / "results.json").read_text()) for path in (reference, run)]
     planned, trained = (result["plan"]["legs"] for result in results)
     assert [leg["state"] for leg in planned] == [leg["state"] for leg in trained]
     for before, after in zip(planned, trained, strict=True):
         assert after["epochs"] == before["epochs"] if exact else after["epochs"] <= 2 * before["epochs"]
     assert results[1]["test"]["videos"] == 48
-    tested = subprocess.run(
-        [sys.executable, "-m", "fastplan.cli", "test", "--run", str(run)], capture_output=True, text=True
-    )
     top1 = f"video top-1 {100 * results[1]['test']['video_top1']:.1f} %"
-    assert tested.returncode == 0 and top1 in " ".join(tested.stdout.split())
+    assert top1 in " ".join(finish_here([*FASTPLAN, "test", "--run", str(run)]).split())
 
 
 def test_a_replay_killed_in_its_second_leg_ends_like_one_never_stopped(tmp_path):
@@ -134,13 +137,12 @@ def test_a_replay_killed_in_its_second_leg_ends_like_one_never_stopped(tmp_path)
     (tmp_path / "plan.yaml").write_text(Plan(legs, config=graph.config).to_yaml())
     words = ["--plan", str(tmp_path / "plan.yaml"), "--exact", *SETTINGS]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(whole, *words), check=True, capture_output=True)
+    finish_here(command(whole, *words))
     process = start(command(killed, *words))
     wait_for_epochs(process, 3 + 2)  # epochs 0, 1, 2 of the first leg, 0 and 1 of the second
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    done = subprocess.run(command(killed, "--resume"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    finish_here(command(killed, "--resume"))
     assert_same_end(killed, whole)
 
 
@@ -150,11 +152,7 @@ def test_a_corrupt_checkpoint_or_journal_is_one_clear_line(reference, tmp_path):
         shutil.copytree(reference, run)
         (run / name).write_bytes(b"\0" * 5000)
         words = ["train", "--resume"] if name == "journal.sqlite" else ["test"]
-        done = subprocess.run(
-            [sys.executable, "-m", "fastplan.cli", words[0], "--run", str(run), *words[1:]],
-            capture_output=True,
-            text=True,
-        )
+        done = run_here([*FASTPLAN, words[0], "--run", str(run), *words[1:]])
         assert done.returncode == 2, done.stderr
         assert f"the {message}" in done.stderr and "is damaged" in done.stderr and "Traceback" not in done.stderr
 
@@ -166,7 +164,7 @@ def test_a_killed_run_loses_the_same_clips_again(tmp_path):
     for number in range(24):
         write_numbered(videos / ("run", "walk")[number % 2] / f"v{number}.mp4", 24 + number % 9)
     cache = f"data.cache={tmp_path / 'cache'}"
-    subprocess.run([sys.executable, "-m", "fastplan.cli", "check", str(videos), cache], check=True, capture_output=True)
+    finish_here([*FASTPLAN, "check", str(videos), cache])
     for number in (3, 8):
         file = videos / ("run", "walk")[number % 2] / f"v{number}.mp4"
         stat = file.stat()
@@ -175,12 +173,12 @@ def test_a_killed_run_loses_the_same_clips_again(tmp_path):
     settings = [cache, "data.max_bad_fraction=0.3", "data.clips_per_epoch=32", *SETTINGS]
     words = ["--state-graph", "tiny", "--data", str(videos), "--device", "cpu", *settings]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    subprocess.run(command(whole, *words), check=True, capture_output=True)
+    finish_here(command(whole, *words))
     process = start(command(cut, *words))
     wait_for_epochs(process, 3)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    subprocess.run(command(cut, "--resume"), check=True, capture_output=True)
+    finish_here(command(cut, "--resume"))
     lost = [sorted((run / "lost.jsonl").read_text().splitlines()) for run in (whole, cut)]
     assert lost[0] == lost[1] and {Path(json.loads(line)["path"]).name for line in lost[0]} == {"v3.mp4", "v8.mp4"}
     assert_same_end(cut, whole)

@@ -1,6 +1,8 @@
-"""Whole runs of the tiny graph as real processes, and whether two of them ended alike."""
+"""Whole runs of the tiny graph, as real processes or in this one, and whether two of them ended alike."""
 
+import contextlib
 import ctypes
+import io
 import json
 import os
 import sqlite3
@@ -11,15 +13,17 @@ from pathlib import Path
 
 import torch
 
+from fastplan import cli
 from fastplan.rundir import RunDir
 from fastplan.train import checkpoint
 
 SETTINGS = ["plan.max_epochs=4", "plan.attempt_epochs=4", "train.bn_clips=16", "data.threads=2"]
+FASTPLAN = [sys.executable, "-m", "fastplan.cli"]
 TIMES = {"seconds", "data_seconds", "checkpoint"}
 
 
 def command(run: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "fastplan.cli", "train", "--run", str(run), *more]
+    return [*FASTPLAN, "train", "--run", str(run), *more]
 
 
 def fresh(run: Path, *more: str) -> list[str]:
@@ -43,6 +47,21 @@ def plan_of(run: Path) -> str:
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(RunDir(run).network_file, torch.device("cpu"))["weights"]
+
+
+def run_here(arguments: list[str]) -> subprocess.CompletedProcess:
+    """A command in this process, where nothing about a process is tested: another one imports for five seconds."""
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        status = cli.main(arguments[len(FASTPLAN) :])
+    return subprocess.CompletedProcess(arguments, status, output.getvalue(), errors.getvalue())
+
+
+def finish_here(arguments: list[str]) -> str:
+    """What a command that must succeed says, in this process."""
+    done = run_here(arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
