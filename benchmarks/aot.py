@@ -10,13 +10,10 @@ neither speed nor correctness on silicon.
 """
 
 import argparse
-import bisect
 import itertools
 import multiprocessing
 import os
 import re
-import struct
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -40,7 +37,8 @@ from fastplan.kernels import (
     tap_wgrad,
 )
 
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+from .disassembly import disassemble, tool
+
 SHARED_LIMIT_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 # What the matrix units are called: an HMMA on sm_90 would mean that the compiler gave up on the fast path.
 TENSOR_CORE = {80: r"HMMA", 90: r"HGMMA", 100: r"UTC\w*MMA", 120: r"HMMA"}
@@ -248,45 +246,11 @@ def _kernel(case: Case, arch: int) -> Any:
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
 
 
-def disassemble(cubins: list[bytes], arch: int) -> list[str]:
-    """The instructions of each cubin, one a line.
-
-    Of all together, as one run of machine code: nvdisasm takes half a second to begin, more than most of these kernels
-    take to be compiled.
-    """
-    codes = [_code(cubin) for cubin in cubins]
-    with tempfile.NamedTemporaryFile(suffix=".bin") as file:
-        file.write(b"".join(codes))
-        file.flush()
-        listing = _tool("nvdisasm", "--binary", f"SM{arch}a" if arch >= 90 else f"SM{arch}", file.name)
-    instructions = re.findall(r"^\s*/\*([0-9a-f]+)\*/\s+(.*;)", listing, re.MULTILINE)
-    assert len(instructions) == sum(map(len, codes)) // 16, "an instruction has 16 bytes"
-    ends = list(itertools.accumulate(map(len, codes)))
-    lines: list[list[str]] = [[] for _ in cubins]
-    for at, instruction in instructions:
-        lines[bisect.bisect_right(ends, int(at, 16))].append(instruction)
-    return ["\n".join(each) for each in lines]
-
-
-def _code(cubin: bytes) -> bytes:
-    """The machine code in an ELF file: what its sections .text and .text.NAME hold."""
-    at, size, count, names = struct.unpack_from("<40xQ10xHHH", cubin)
-    headers = [
-        struct.unpack_from("<I20xQQ", cubin, at + number * size) for number in range(count)
-    ]  # name, offset, size
-    strings = headers[names][1]
-    return b"".join(
-        cubin[begin : begin + length]
-        for name, begin, length in headers
-        if re.match(rb"\.text[.\0]", cubin[strings + name : strings + name + 6])
-    )
-
-
 def _judge(case: Case, arch: int, compiled: Any, assembly: str) -> Compiled:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
-        usage = _tool("cuobjdump", "-res-usage", cubin.name)
+        usage = tool("cuobjdump", "-res-usage", cubin.name)
     resource = {key: int(value) for key, value in re.findall(r"\b(REG|STACK):(\d+)", usage)}
     spills = len(re.findall(r"\b(?:LDL|STL)\b", assembly))
     narrow = len(re.findall(r"\b(?:LDG|LDGSTS)\.\S*[US](?:8|16)\b", assembly))
@@ -305,10 +269,6 @@ def _judge(case: Case, arch: int, compiled: Any, assembly: str) -> Compiled:
     kernel = case.kernel.__name__.lstrip("_")
     found = (resource["REG"], resource["STACK"], spills, shared, wide, tensor_core)
     return Compiled(kernel, f"{case.label}, fp32" if case.fp32 else case.label, arch, case.warps, *found, failures)
-
-
-def _tool(name: str, *arguments: str) -> str:
-    return subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def plan(architectures: tuple[int, ...] = (90, *OTHER_ARCHITECTURES), *, brief: bool = False) -> list[tuple[Case, int]]:

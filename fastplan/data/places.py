@@ -6,6 +6,7 @@ through them in order unpacks each block once.
 
 import json
 import zlib
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import compress
@@ -41,9 +42,9 @@ class _Packed(Sequence[Item], Generic[Item]):
             self._blocks.append(zlib.compress(json.dumps(self._rest).encode(), level=1))
             self._rest = []
 
+    @abstractmethod
     def _made(self, value: Any) -> Item:
         """An item from what JSON gives back of it."""
-        raise NotImplementedError
 
     def _block(self, number: int) -> list[Item]:
         if number == len(self._blocks):
