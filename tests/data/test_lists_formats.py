@@ -12,6 +12,14 @@ ENDINGS = pytest.mark.parametrize("ending", ["\n", "\r\n"], ids=["LF", "CRLF"])
 LAST = pytest.mark.parametrize("last", [True, False], ids=["newline", "no last newline"])
 
 
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """A folder alone in its parent: with no video beside a list, the reader looks in the parent for them."""
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    return alone
+
+
 def touch(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
