@@ -23,8 +23,8 @@ from fastplan.benchmarks.data_loader import JobProcesses
 from fastplan.data.index import build_index
 from fastplan.data.lists import read_videos
 
-FULL = Plan(videos.ENCODINGS, REGIMES, files=3, repeats=5, budget_s=0.25)
-QUICK = Plan(videos.ENCODINGS[:2], REGIMES[:2], files=2, repeats=3, budget_s=0.2)
+FULL = Plan(videos.ENCODINGS, REGIMES, files=3, repeats=5, budget_s=0.3, least=2)
+QUICK = Plan(videos.ENCODINGS[:2], REGIMES[:2], files=2, repeats=3, budget_s=0.2, least=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from fastplan.benchmarks import videos
 from fastplan.benchmarks.cost import measured
 from fastplan.benchmarks.data_loader import JobProcesses
 from fastplan.benchmarks.jobs import AUGMENT, jobs_of
-from fastplan.benchmarks.peers import Job, Way
+from fastplan.benchmarks.peers import KEPT_OPEN, Job, Way
 from fastplan.clips import ClipSpec
 from fastplan.data.batch import ClipLoader
 from fastplan.data.decode import decode_clip
@@ -31,6 +31,7 @@ from fastplan.errors import UserError
 
 SIZE_PX = 112
 BATCH = 4
+MOST = 10  # batches of one contender in one repeat
 WORKERS = 2
 TRIAL = 2  # clips on which frames are compared and configurations tried
 TOO_SLOW = 4.0  # times the cheapest peer in the trial: not timed further
@@ -78,23 +79,23 @@ class Row:
         return statistics.median(ms for _, ms in self.times[contender])
 
     def best_peer(self) -> str:
-        """The peer that takes the least CPU."""
-        return min((name for name in self.times if name not in (OURS, FLOOR)), key=self.cpu_ms)
+        """Of the peers that open a video for each clip, the one that takes the least CPU."""
+        return min((name for name in self._peers() if not name.endswith(KEPT_OPEN)), key=self.cpu_ms)
 
-    @property
-    def ratio(self) -> float:
-        """Our CPU time as a share of the best peer's."""
-        return self._share(OURS)
+    def best_kept(self) -> str | None:
+        """The same of those that keep a decoder open for every video; None where there is none."""
+        return min((name for name in self._peers() if name.endswith(KEPT_OPEN)), key=self.cpu_ms, default=None)
 
-    @property
-    def floor(self) -> float:
-        """The CPU time of decoding alone as a share of the best peer's."""
-        return self._share(FLOOR)
+    def share(self, contender: str, peer: str) -> float:
+        """The contender's CPU time as a share of the peer's.
 
-    def _share(self, contender: str) -> float:
-        """Median over the repeats, in each of which all have the same clips: how dear those are drops out."""
-        pairs = zip(self.times[contender], self.times[self.best_peer()], strict=True)
+        Median over the repeats, in each of which all have the same clips: how dear those are drops out.
+        """
+        pairs = zip(self.times[contender], self.times[peer], strict=True)
         return statistics.median(ms / peer_ms for (_, ms), (_, peer_ms) in pairs)
+
+    def _peers(self) -> list[str]:
+        return [name for name in self.times if name not in (OURS, FLOOR)]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ class Plan:
     regimes: Sequence[Regime]
     files: int
     repeats: int
-    budget_s: float  # CPU time of one contender in one repeat
+    budget_s: float  # CPU time of one contender in one repeat, where
+    least: int  # batches do not take longer
 
 
 class Contest:
@@ -130,14 +132,15 @@ class Contest:
         by_pyav = next((way.name for way in chosen if way.peer == "PyAV"), None)
         if by_pyav:
             self._processes.start(by_pyav, jobs[0])
-        row.clips = min(max(round(plan.budget_s * 1e3 / self._cpu_ms(regime.spec, trial) / BATCH), 1), 10) * BATCH
+        batches = round(plan.budget_s * 1e3 / self._cpu_ms(regime.spec, trial) / BATCH)
+        row.clips = min(max(batches, plan.least), MOST) * BATCH
         for repeat in range(plan.repeats):
             samples = self._samples(regime.spec, row.clips, epoch=1 + repeat)
             jobs = jobs_of(self._index, samples, regime.spec.size)
             contenders: list[tuple[str, Callable[[], Any]]] = [
                 (OURS, lambda samples=samples: self._ours(regime.spec, samples)),
                 (FLOOR, lambda samples=samples: self._floor(samples)),
-                *((way.peer, lambda way=way, jobs=jobs: self._threaded(way.clip, jobs)) for way in chosen),
+                *((way.contender, lambda way=way, jobs=jobs: self._threaded(way.clip, jobs)) for way in chosen),
             ]
             if by_pyav:
                 contenders.append((LOADER, lambda jobs=jobs: self._processes.run(by_pyav, jobs)))
@@ -190,9 +193,9 @@ class Contest:
         costs: dict[str, list[tuple[float, Way]]] = {}
         for way in self._best.get(regime.kind, self._ways):
             try:
-                costs.setdefault(way.peer, []).append((_proven(way, jobs, whole, clips), way))
+                costs.setdefault(way.contender, []).append((_proven(way, jobs, whole, clips), way))
             except (RuntimeError, ValueError, OSError, av.FFmpegError) as error:
-                row.notes.append(f"{way.peer} ({way.name}) left out: {str(error).splitlines()[0][:90]}")
+                row.notes.append(f"{way.contender} ({way.name}) left out: {str(error).splitlines()[0][:90]}")
         best = [min(found, key=lambda pair: pair[0]) for found in costs.values() if found]
         if not best:
             raise UserError(f"{row.encoding}, {row.regime}: no peer gives the same clips: {'; '.join(row.notes)}")
@@ -200,11 +203,13 @@ class Contest:
         least = min(cpu_s for cpu_s, _ in best)
         for cpu_s, way in best:
             if cpu_s <= TOO_SLOW * least:
-                row.ways[way.peer] = way.name
+                row.ways[way.contender] = way.name
             else:
                 times = f"{cpu_s / least:.0f} times the CPU of the cheapest peer in the trial"
-                row.notes.append(f"{row.encoding}, {row.regime}: {way.peer} takes {times} and was not timed further")
-        return [way for _, way in best if way.peer in row.ways]
+                row.notes.append(
+                    f"{row.encoding}, {row.regime}: {way.contender} takes {times} and was not timed further"
+                )
+        return [way for _, way in best if way.contender in row.ways]
 
 
 def _proven(way: Way, jobs: list[Job], whole: list[npt.NDArray[np.uint8]], clips: list[torch.Tensor]) -> float:

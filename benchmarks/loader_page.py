@@ -8,9 +8,6 @@ from fastplan.benchmarks import peers, videos
 from fastplan.benchmarks.contest import BATCH, FLOOR, OURS, SAME_CLIP, SAME_FRAME, SIZE_PX, WORKERS, Plan, Row
 from fastplan.benchmarks.cost import load, processor, spread
 
-_KEPT = "kept open"  # in the names of configurations
-_NEAR = 0.9  # of a peer's CPU time: decoding alone hardly ever takes more where both decode the same packets
-
 
 def head(words: str, plan: Plan, source: Path | None, minutes: float) -> str:
     """Command, machine, versions, and how it was measured. words: the command."""
@@ -26,9 +23,11 @@ the same; {WORKERS} decoding threads or processes, batches of {BATCH}. Before a 
 peer (mean difference at most {SAME_FRAME:g} of 255: colours are converted a little differently) and finished clips (at
 most {SAME_CLIP:g}) are compared with ours. CPU ms per clip of the whole process tree: median (smallest to largest) of
 {plan.repeats} repeats in turns, n clips each; then clips/s on the clock (median). Every repeat has other clips, for all
-the same, so shares of the best peer are medians of the repeats' own. A peer's best configuration is found
-by a trial for each encoding and kind of clip; one that is "kept open" has a decoder for every video in every thread,
-which a data set of many files does not allow. `decoding alone` feeds our packets to FFmpeg and looks at nothing.
+the same, so shares of a peer are medians of the repeats' own. A peer's best configuration is found by a trial for each
+encoding and kind of clip. Peers open a video for each clip; with torchcodec's `mappings` they need not read its index
+again. "Kept open" they have a decoder for every video in every thread, which only a few dozen videos allow, and
+which goes on from where the last clip of a video ended, where that is nearer; so they stand apart, and what is said to
+be best or an aim is of the others. `decoding alone` feeds our packets to FFmpeg and looks at nothing.
 """
 
 
@@ -36,14 +35,15 @@ def table(rows: Sequence[Row]) -> str:
     """A line for each row, a column for each contender."""
     names = [OURS, FLOOR, *sorted({name for row in rows for name in row.times} - {OURS, FLOOR})]
     lines = [
-        f"| videos | clip | n | {' | '.join(names)} | ours / best peer |",
-        f"|---|---|---|{'---|' * len(names)}---|",
+        f"| videos | clip | n | {' | '.join(names)} | ours / best peer | ours / best kept open |",
+        f"|---|---|---|{'---|' * len(names)}---|---|",
     ]
     for row in rows:
         cells = [_cell(row.times[name]) if name in row.times else "-" for name in names]
-        best = row.best_peer()
-        verdict = f"**{row.ratio:.2f}** {best}"
-        lines.append(f"| {row.encoding} | {row.regime} | {row.clips} | {' | '.join(cells)} | {verdict} |")
+        best, kept = row.best_peer(), row.best_kept()
+        cells.append(f"**{row.share(OURS, best):.2f}** {best}")
+        cells.append(f"{row.share(OURS, kept):.2f} {kept.removesuffix(peers.KEPT_OPEN)}" if kept else "-")
+        lines.append(f"| {row.encoding} | {row.regime} | {row.clips} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -54,7 +54,11 @@ def _cell(times: Sequence[tuple[float, float]]) -> str:
 def explained(rows: Sequence[Row], missing: dict[str, str]) -> str:
     """Why rows are behind, which configurations were best, and what was left out. missing: peers with advice."""
     lines = [f"- {peer}: {advice}" for peer, advice in missing.items()]
-    lines += [_behind(row) for row in rows if row.ratio > _aim(row)]
+    lines += [_behind(row) for row in rows if row.share(OURS, row.best_peer()) > _aim(row)]
+    ahead = sum(row.share(OURS, row.best_peer()) <= 1 for row in rows)
+    kept = [row.share(OURS, best) for row in rows if (best := row.best_kept())]
+    of_kept = f"{sum(share <= 1 for share in kept)} of {len(kept)}"
+    lines.append(f"- Ahead of every peer on {ahead} of {len(rows)} rows; of those kept open on {of_kept}.")
     ways = sorted({f"{peer} ({way})" for row in rows for peer, way in row.ways.items()})
     notes = sorted({note for row in rows for note in row.notes})
     lines += [f"- Configurations that were best on some row: {'; '.join(ways)}."]
@@ -65,19 +69,18 @@ def explained(rows: Sequence[Row], missing: dict[str, str]) -> str:
 def _behind(row: Row) -> str:
     """Why a row is not where it should be, as far as the figures say it."""
     aim, best = _aim(row), row.best_peer()
-    words = f"- {row.encoding}, {row.regime}: {row.ratio:.2f} of {best}, where "
+    floor = row.share(FLOOR, best)
+    words = f"- {row.encoding}, {row.regime}: {row.share(OURS, best):.2f} of {best}, where "
     words += f"{aim:g} was the aim" if aim < 1 else "not to be behind was the aim"
     rest_ms = row.cpu_ms(OURS) - row.cpu_ms(FLOOR)
-    if row.floor >= aim:
+    if floor >= aim:
         why = "which cannot be had with this decoder: feeding it the packets that cannot be left out takes"
-        words += f", {why} {row.floor:.2f} already, all the rest {rest_ms:.1f} ms a clip."
-    else:
-        allowed_ms = aim * row.cpu_ms(best) - row.cpu_ms(FLOOR)
-        words += f"; decoding the packets that cannot be left out takes {row.floor:.2f} already, which leaves "
-        words += f"{allowed_ms:.1f} ms a clip for cropping, scaling, colours and threads, and they take {rest_ms:.1f}."
-    if row.floor > _NEAR and _KEPT in row.ways.get(best, ""):
-        words += f" {best} was {_KEPT}: it can go on from where its last clip of a video ended, where that is nearer."
-    return words
+        return f"{words}, {why} {floor:.2f} already, all the rest {rest_ms:.1f} ms a clip."
+    allowed_ms = aim * row.cpu_ms(best) - row.cpu_ms(FLOOR)
+    words += f"; decoding the packets that cannot be left out takes {floor:.2f} already, which leaves "
+    return (
+        words + f"{allowed_ms:.1f} ms a clip for cropping, scaling, colours and threads, and they take {rest_ms:.1f}."
+    )
 
 
 def _aim(row: Row) -> float:

@@ -123,8 +123,8 @@ def _ours(index: VideoIndex, samples: EpochSamples) -> Iterator[int]:
 
 
 def _rebuilt(index: VideoIndex, samples: EpochSamples, contender: str) -> Iterator[int]:
-    name = {"torchcodec": "exact, kept open"}.get(contender)
-    way = next(way for way in peers.ways()[0] if way.peer == contender and name in (None, way.name))
+    kept = contender == "torchcodec"  # by each worker, as long as it lives
+    way = next(way for way in peers.ways()[0] if way.peer == contender and way.keeps == kept)
     for batch, jobs in _jobs_by_regime(index, samples):
         loader = torch.utils.data.DataLoader(
             _Clips(way, jobs), batch_size=batch, num_workers=WORKERS, multiprocessing_context="fork"

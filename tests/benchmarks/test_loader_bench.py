@@ -28,7 +28,7 @@ from fastplan.planner.states import State
 from fastplan.train.precision import Precision
 from numbered_videos import read_numbers
 
-TINY = contest.Plan(videos.ENCODINGS[:1], contest.REGIMES[1:2], files=2, repeats=1, budget_s=0.01)
+TINY = contest.Plan(videos.ENCODINGS[:1], contest.REGIMES[1:2], files=2, repeats=1, budget_s=0.01, least=1)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,12 @@ def index(numbered: Path, tmp_path_factory: pytest.TempPathFactory) -> VideoInde
 
 
 def test_a_row_is_measured_for_ours_for_decoding_alone_and_for_every_peer(tmp_path, monkeypatch):
-    monkeypatch.setattr(peers, "_PEERS", {"PyAV": peers._PEERS["PyAV"], "gone": (lambda: _missing(), "pip install it")})
+    open_all = [peers.Way("PyAV", "all", peers.pyav_frames, keeps=True)]
+    found = {"PyAV": peers._PEERS["PyAV"], "more": (lambda: open_all, ""), "gone": (_missing, "pip install it")}
+    monkeypatch.setattr(peers, "_PEERS", found)
     (row,), missing = bench_loader.rows_of(TINY, None, tmp_path, Console(stderr=True))
-    assert set(row.times) == {"fastplan", "decoding alone", "PyAV", "PyAV + DataLoader"}
+    assert set(row.times) == {"fastplan", "decoding alone", "PyAV", "PyAV + DataLoader", "PyAV, kept open"}
+    assert row.best_peer() == "PyAV" and row.best_kept() == "PyAV, kept open"
     assert 0 < row.cpu_ms("decoding alone") < row.cpu_ms("fastplan")
     assert row.cpu_ms("PyAV + DataLoader") > row.cpu_ms("decoding alone"), "the work of other processes counts"
     assert "pip install it" in missing["gone"]
@@ -122,9 +125,10 @@ def test_the_page_of_switching_says_how_far_ahead_and_why_not_further():
     assert "was the aim" not in switching.page([results[0], switching.Result("PyAV", 29, 15.5, 300, 30)])
 
 
-def row_of(ours: float, floor: float, peer: float) -> contest.Row:
-    names = (contest.OURS, contest.FLOOR, "decord")
-    times = {name: [(1.0, ms)] for name, ms in zip(names, (ours, floor, peer), strict=True)}
+def row_of(ours: float, floor: float, peer: float, kept: float | None = None) -> contest.Row:
+    costs = {contest.OURS: ours, contest.FLOOR: floor, "decord": peer}
+    costs |= {} if kept is None else {f"PyAV{peers.KEPT_OPEN}": kept}
+    times = {name: [(1.0, ms)] for name, ms in costs.items()}
     return contest.Row("H.264, GOP 12", "16 consecutive", 4, times=times)
 
 
@@ -134,10 +138,18 @@ def test_a_row_behind_its_aim_is_explained_by_what_decoding_alone_takes():
     assert "0.80 of decord, where 0.7 was the aim; decoding the packets that cannot be left out takes 0.50" in page
     assert "which leaves 2.0 ms a clip for cropping, scaling, colours and threads, and they take 3.0." in page
     assert "0.85 of decord, where 0.7 was the aim, which cannot be had with this decoder" in page
-    assert "nearer" not in page
-    kept = row_of(12.0, 11.0, 10.0)
-    kept.ways["decord"] = "kept open"
-    assert "decord was kept open: it can go on from where" in loader_page.explained([kept], {})
+
+
+def test_peers_that_keep_every_video_open_stand_apart():
+    rows = [row_of(6.9, 5.0, 10.0, kept=5.0), row_of(11.0, 5.0, 10.0, kept=22.0), row_of(6.0, 5.0, 10.0)]
+    assert [line.split(" | ")[-2:] for line in loader_page.table(rows).splitlines()[2:]] == [
+        ["**0.69** decord", "1.38 PyAV |"],
+        ["**1.10** decord", "0.50 PyAV |"],
+        ["**0.60** decord", "- |"],
+    ]
+    page = loader_page.explained(rows, {})
+    assert "0.69" not in page, "its aim is met"
+    assert "Ahead of every peer on 2 of 3 rows; of those kept open on 1 of 2." in page
 
 
 def test_what_bounds_is_said_in_one_sentence(index):
