@@ -80,45 +80,72 @@ def _finish(
 ) -> None:
     """Colour and normalise by the map, within bounds; blur, where there is more than one tap; empty the box; mirror."""
     frames, _, height, width = clip_TCHW.shape
-    left, top, right, bottom = box_4
+    out_THX = out_THWC.reshape(frames, height, 3 * width)
     blurs = len(taps_R) > 1
-    row_3W = np.empty((3, width), np.float32)
-    half_blurred_3HW = np.empty((3, height if blurs else 0, width), np.float32)
+    rows_3HW = np.empty((3, height if blurs else 0, width), np.float32)
     for t in range(frames):
         if blurs:
-            _blur_rows(half_blurred_3HW, clip_TCHW[t], map_34, bounds_32, taps_R)
-        for y in range(height):
-            if blurs:
-                for c in range(3):
-                    _blur_columns(row_3W[c], half_blurred_3HW[c], y, taps_R)
-            else:
-                _colour(row_3W[0], row_3W[1], row_3W[2], clip_TCHW[t], y, map_34, bounds_32)
-            if top <= y < bottom:
-                row_3W[:, left:right] = np.float32(0)
-            _interleave(out_THWC[t, y], row_3W, flip)
+            _blur_rows(rows_3HW, clip_TCHW[t], map_34, bounds_32, taps_R)
+            _finish_blurred(out_THX[t], rows_3HW, taps_R, box_4, flip)
+        else:
+            _finish_sharp(out_THX[t], clip_TCHW[t], map_34, bounds_32, box_4, flip)
 
 
 @njit(nogil=True, cache=True)
+def _finish_sharp(
+    out_HX: npt.NDArray[np.float32],
+    picture_CHW: npt.NDArray[np.uint8],
+    map_34: npt.NDArray[np.float32],
+    bounds_32: npt.NDArray[np.float32],
+    box_4: npt.NDArray[np.int64],
+    flip: bool,
+) -> None:
+    """One picture, X = 3 W, from its pixels."""
+    row_3W = np.empty((3, picture_CHW.shape[2]), np.float32)
+    for y in range(len(out_HX)):
+        _colour(row_3W, 0, picture_CHW, y, map_34, bounds_32)
+        _write(out_HX, row_3W, y, box_4, flip)
+
+
+@njit(nogil=True, cache=True)
+def _finish_blurred(
+    out_HX: npt.NDArray[np.float32],
+    rows_3HW: npt.NDArray[np.float32],
+    taps_R: npt.NDArray[np.float32],
+    box_4: npt.NDArray[np.int64],
+    flip: bool,
+) -> None:
+    """One picture, X = 3 W, from what is blurred along its rows."""
+    row_3W = np.empty((3, rows_3HW.shape[2]), np.float32)
+    for y in range(len(out_HX)):
+        _blur_columns(row_3W, rows_3HW, y, taps_R)
+        _write(out_HX, row_3W, y, box_4, flip)
+
+
+@njit(inline="always")
 def _colour(
-    red_W: npt.NDArray[np.float32],
-    green_W: npt.NDArray[np.float32],
-    blue_W: npt.NDArray[np.float32],
+    out_3V: npt.NDArray[np.float32],
+    begin: int,
     picture_CHW: npt.NDArray[np.uint8],
     y: int,
     map_34: npt.NDArray[np.float32],
     bounds_32: npt.NDArray[np.float32],
 ) -> None:
-    """Write one row of the picture, channel by channel."""
-    rr, rg, rb, r0 = map_34[0]
-    gr, gg, gb, g0 = map_34[1]
-    br, bg, bb, b0 = map_34[2]
-    (r_low, r_high), (g_low, g_high), (b_low, b_high) = bounds_32[0], bounds_32[1], bounds_32[2]
-    from_red_W, from_green_W, from_blue_W = picture_CHW[0, y], picture_CHW[1, y], picture_CHW[2, y]
-    for x in range(len(red_W)):
-        r, g, b = np.float32(from_red_W[x]), np.float32(from_green_W[x]), np.float32(from_blue_W[x])
-        red_W[x] = min(max(rr * r + rg * g + rb * b + r0, r_low), r_high)
-        green_W[x] = min(max(gr * r + gg * g + gb * b + g0, g_low), g_high)
-        blue_W[x] = min(max(br * r + bg * g + bb * b + b0, b_low), b_high)
+    """Write one row of the picture from column `begin` on.
+
+    A channel at a time and with bounds as comparisons, which make vector code, where min and max do not.
+    """
+    width = picture_CHW.shape[2]
+    red_W, green_W, blue_W = picture_CHW[0, y], picture_CHW[1, y], picture_CHW[2, y]
+    for c in range(3):
+        of_red, of_green, of_blue, offset = map_34[c]
+        low, high = bounds_32[c]
+        out_W = out_3V[c, begin : begin + width]
+        for x in range(width):
+            value = of_red * np.float32(red_W[x]) + of_green * np.float32(green_W[x])
+            value = value + of_blue * np.float32(blue_W[x]) + offset
+            value = low if value < low else value
+            out_W[x] = high if value > high else value
 
 
 @njit(nogil=True, cache=True)
@@ -133,9 +160,8 @@ def _blur_rows(
     _, height, width = out_3HW.shape
     reach = len(taps_R) - 1
     wide_3V = np.empty((3, width + 2 * reach), np.float32)
-    red_W, green_W, blue_W = wide_3V[0][reach:-reach], wide_3V[1][reach:-reach], wide_3V[2][reach:-reach]
     for y in range(height):
-        _colour(red_W, green_W, blue_W, picture_CHW, y, map_34, bounds_32)
+        _colour(wide_3V, reach, picture_CHW, y, map_34, bounds_32)
         for c in range(3):
             wide_V, out_W = wide_3V[c], out_3HW[c, y]
             for k in range(1, reach + 1):
@@ -150,22 +176,25 @@ def _blur_rows(
 
 @njit(nogil=True, cache=True)
 def _blur_columns(
-    out_W: npt.NDArray[np.float32], plane_HW: npt.NDArray[np.float32], y: int, taps_R: npt.NDArray[np.float32]
+    out_3W: npt.NDArray[np.float32], planes_3HW: npt.NDArray[np.float32], y: int, taps_R: npt.NDArray[np.float32]
 ) -> None:
-    """One row of a plane, blurred along the columns."""
-    _weigh(out_W, plane_HW[y], taps_R[0])
-    for k in range(1, len(taps_R)):
-        above, below = _mirrored(y - k, len(plane_HW)), _mirrored(y + k, len(plane_HW))
-        _add_pair(out_W, plane_HW[above], plane_HW[below], taps_R[k])
+    """One row of a picture, blurred along the columns."""
+    height = planes_3HW.shape[1]
+    for c in range(3):
+        out_W = out_3W[c]
+        _weigh(out_W, planes_3HW[c, y], taps_R[0])
+        for k in range(1, len(taps_R)):
+            above, below = _mirrored(y - k, height), _mirrored(y + k, height)
+            _add_pair(out_W, planes_3HW[c, above], planes_3HW[c, below], taps_R[k])
 
 
-@njit(nogil=True, cache=True)
+@njit(inline="always")
 def _weigh(out_W: npt.NDArray[np.float32], row_W: npt.NDArray[np.float32], weight: float) -> None:
     for x in range(len(out_W)):
         out_W[x] = weight * row_W[x]
 
 
-@njit(nogil=True, cache=True)
+@njit(inline="always")
 def _add_pair(
     out_W: npt.NDArray[np.float32], one_W: npt.NDArray[np.float32], other_W: npt.NDArray[np.float32], weight: float
 ) -> None:
@@ -173,20 +202,26 @@ def _add_pair(
         out_W[x] += weight * (one_W[x] + other_W[x])
 
 
-@njit(nogil=True, cache=True)
-def _interleave(out_WC: npt.NDArray[np.float32], row_3W: npt.NDArray[np.float32], flip: bool) -> None:
-    """Write a row pixel by pixel, from its right end if it is to be mirrored."""
-    red_W, green_W, blue_W = row_3W[0], row_3W[1], row_3W[2]
-    last = len(out_WC) - 1
+@njit(inline="always")
+def _write(
+    out_HX: npt.NDArray[np.float32], row_3W: npt.NDArray[np.float32], y: int, box_4: npt.NDArray[np.int64], flip: bool
+) -> None:
+    """Write row y pixel by pixel, the box emptied, from its right end if it is to be mirrored."""
+    left, top, right, bottom = box_4
+    if top <= y < bottom:
+        row_3W[:, left:right] = np.float32(0)
+    out_X, red_W, green_W, blue_W = out_HX[y], row_3W[0], row_3W[1], row_3W[2]
+    width = len(red_W)
     if flip:
-        for x in range(last + 1):
-            out_WC[x, 0], out_WC[x, 1], out_WC[x, 2] = red_W[last - x], green_W[last - x], blue_W[last - x]
+        for x in range(width):
+            from_x = width - 1 - x
+            out_X[3 * x], out_X[3 * x + 1], out_X[3 * x + 2] = red_W[from_x], green_W[from_x], blue_W[from_x]
     else:
-        for x in range(last + 1):
-            out_WC[x, 0], out_WC[x, 1], out_WC[x, 2] = red_W[x], green_W[x], blue_W[x]
+        for x in range(width):
+            out_X[3 * x], out_X[3 * x + 1], out_X[3 * x + 2] = red_W[x], green_W[x], blue_W[x]
 
 
-@njit(nogil=True, cache=True)
+@njit(inline="always")
 def _mirrored(place: int, extent: int) -> int:
     """A place beyond the edge as the one that shows there: pictures go on mirrored, without repeating the edge."""
     if extent == 1:
