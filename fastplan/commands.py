@@ -51,6 +51,7 @@ def train(
         watcher=terminal,
         workers=workers,
         most_epochs=task.most_epochs,
+        most_paused=task.most_paused(one_by_one=workers.count == 1),
         ranks=ranks,
     ) as runner:
         facts = _first_lines(runner, task, resumed)

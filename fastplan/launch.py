@@ -10,6 +10,7 @@ from fastplan.budget import Budget
 from fastplan.config import RunConfig, build_config, differences, parse_override, read_settings
 from fastplan.configs import default_file, find
 from fastplan.errors import UserError
+from fastplan.planner.estimate import most_paused
 from fastplan.planner.graph_files import load_graph
 from fastplan.planner.plans import Plan, load_plans
 from fastplan.planner.priors import path_of_plan
@@ -66,6 +67,13 @@ class Task:
         """The most that an edge may train: of a search, the largest of its caps."""
         most = self.config.plan.max_epochs
         return most if self.graph is None else max(self.graph.caps(most).values())
+
+    def most_paused(self, *, one_by_one: bool) -> int:
+        """How many edges may be paused at a time. one_by_one: whether one is trained at a time."""
+        plan = self.config.plan
+        if self.graph is None or plan.race is None:
+            return 0
+        return most_paused(self.graph, race_start=plan.race_start, one_by_one=one_by_one)
 
     @property
     def target(self) -> State:

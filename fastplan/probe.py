@@ -87,7 +87,12 @@ def probe(task: Task, progress: Callable[[str, int], Callable[[], None]]) -> Pro
         epoch_clips=_epoch_clips(config, splits),
         val_videos=len(splits.val),
         classes=len(splits.train.classes),
-        disk=disk_use(network, epochs=most_in_play(task.most_epochs, rule=config.plan.knee), states=len(task.states)),
+        disk=disk_use(
+            network,
+            epochs=most_in_play(task.most_epochs, rule=config.plan.knee),
+            states=len(task.states),
+            paused=task.most_paused(one_by_one=True),
+        ),
     )
 
 

@@ -56,11 +56,12 @@ class Runner:
         watcher: Watcher,
         workers: WorkerChoice | None = None,
         most_epochs: int | None = None,
+        most_paused: int = 0,
         ranks: Ranks = ALONE,
     ) -> None:
         """most_epochs: of an edge, for the disk that it takes (`Task.most_epochs`); None is `plan.max_epochs`.
 
-        ranks: of which this process is the first.
+        most_paused: edges at a time, for the same (`Task.most_paused`). ranks: of which this process is the first.
         """
         self.rundir = rundir
         self.watcher = watcher
@@ -87,6 +88,7 @@ class Runner:
             epochs=most_in_play(most_epochs or config.plan.max_epochs, rule=config.plan.knee),
             states=len(states),
             workers=self.choice.count or 1,
+            paused=most_paused,
         )
         self.precision = choose_precision(config.train.precision, self.device)
         del network

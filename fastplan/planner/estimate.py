@@ -7,6 +7,7 @@ of the path that keep no epoch drop out of the plan.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -149,6 +150,15 @@ def start_rates(graph: StateGraph) -> list[str]:
     first = [graph.state(name) for name in graph.successors(START)]
     rates = {state.lr for state in first for other in first if state.clip == other.clip and state.lr != other.lr}
     return [f"{rate:g}" for rate in sorted(rates, reverse=True)]
+
+
+def most_paused(graph: StateGraph, *, race_start: bool, one_by_one: bool) -> int:
+    """How many edges may be paused at a time: of the ways into a state that race, all but the one that is trained.
+
+    one_by_one: whether one edge is trained at a time, so one state's race is open at most.
+    """
+    paused = [ways - 1 for ways in Counter(target for _, target in _rivals(graph, race_start)).values()]
+    return max(paused, default=0) if one_by_one else sum(paused)
 
 
 def open_edges(found: SearchEstimate, reached: int) -> Sequence[Edge]:

@@ -9,7 +9,8 @@ from test_frontier import all_paths
 from test_stepwise import random_graph
 
 from fastplan.config import RunConfig
-from fastplan.planner import START, Outcome, Progress, State, StateGraph, search
+from fastplan.planner import START, Outcome, Progress, State, StateGraph, Stepwise, search
+from fastplan.planner.estimate import most_paused
 from fastplan.runner import search_rules
 
 DROP = 0.1  # of accuracy, at most, where an edge begins
@@ -49,9 +50,9 @@ class World:
         return max(found)
 
 
-def searched(world: World, rules) -> tuple[float, int]:
-    """True accuracy of the plan's network, and epochs trained in all."""
-    true: dict[tuple[str, ...], float] = {}
+def measuring(world: World, true: dict[tuple[str, ...], float] | None = None):
+    """What a search calls. true: filled with the true accuracy of the network at the end of each path."""
+    true = {} if true is None else true
 
     def measure(source: str, state: State, arrival, until: int | None = None) -> Outcome | Progress:
         names = (*(arrival.names if arrival else ()), state.name)
@@ -65,7 +66,13 @@ def searched(world: World, rules) -> tuple[float, int]:
         return Outcome(source, state.name, "knee", kept, EPOCHS, seen[kept], NOISE, PRICE * kept, 0.0, None, "",
                        PRICE * EPOCHS, curve=seen)  # fmt: skip
 
-    result = search(world.graph, measure, rules=rules)
+    return measure
+
+
+def searched(world: World, rules) -> tuple[float, int]:
+    """True accuracy of the plan's network, and epochs trained in all."""
+    true: dict[tuple[str, ...], float] = {}
+    result = search(world.graph, measuring(world, true), rules=rules)
     assert result.complete and result.path is not None
     return true[result.path.names], result.spent // PRICE
 
@@ -88,3 +95,36 @@ def test_the_default_levers_lose_little_on_1000_graphs():
     means = [fmean(regret) for regret in regrets]
     assert max(means) <= 0.01 and max(means[:2]) <= means[2] + 0.002, means
     assert from_start < default < 0.8 * everything, "the levers save nothing"
+
+
+def test_no_more_edges_are_paused_than_foretold():
+    """In the order of a serial search, and with every edge that can be asked for under way at once."""
+    reached_bound = 0
+    for seed in range(200):
+        graph = random_graph(random.Random(seed))
+        world = World(seed, graph)
+        for race_start in (None, 0.15):
+            rules = replace(search_rules(RunConfig()), race_start=race_start)
+            for one_by_one in (True, False):
+                bound = most_paused(graph, race_start=race_start is not None, one_by_one=one_by_one)
+                seen = paused_in(world, rules, one_by_one=one_by_one)
+                assert seen <= bound, (seed, race_start, one_by_one)
+                reached_bound += one_by_one and seen == bound > 0
+    assert reached_bound > 100, "the bound is far from what happens"
+
+
+def paused_in(world: World, rules, *, one_by_one: bool) -> int:
+    """The most edges that were paused, neither ended nor given up, while another was trained."""
+    stepwise, paused, most = Stepwise(world.graph, rules), {}, 0
+    measure = measuring(world)
+    while ready := stepwise.ask():
+        for exploration in ready[:1] if one_by_one else ready:
+            paused.pop(exploration.names, None)
+            most = max(most, len(paused))
+            told = measure(exploration.source, exploration.state, exploration.arrival, exploration.until)
+            if isinstance(told, Progress):
+                paused[exploration.names] = told
+            stepwise.tell(exploration, told)
+            for way, _ in stepwise.given_up:
+                paused.pop(way.names, None)
+    return most
