@@ -59,26 +59,25 @@ def obstacle(form: Form, *, on_gpu: bool) -> str:
     return f"{form.fallback}, so frames cannot be counted for DALI" if form.fallback else ""
 
 
-def encoded_clips(video: VideoInfo, frames_VT: npt.NDArray[np.integer], *, drop_nonref: bool) -> list[Cut] | None:
-    """What DALI's decoder is given for V clips of a video: cuts, or the whole file of a codec that MP4 cannot hold.
+def encoded_clip(video: VideoInfo, frames_T: npt.NDArray[np.integer], *, drop_nonref: bool) -> Cut | None:
+    """What DALI's decoder is given for a clip of a video: a cut, or the whole file of a codec that MP4 cannot hold.
 
     None where frames of neither could be counted. Frames are counted from `video.first`. drop_nonref: as in `Cutter`.
     Raises `DecodeError` where the file is gone, broken or changed.
     """
-    table, asked_VT = video.table, frames_VT + video.first
+    table, asked_T = video.table, frames_T + video.first
     if table is None:
         return None
     try:
         if video.codec not in _NOT_IN_MP4:
-            cutter = Cutter(video.place, table)
-            return [cutter.cut(frames_T, drop_nonref=drop_nonref) for frames_T in asked_VT]
+            return Cutter(video.place, table).cut(asked_T, drop_nonref=drop_nonref)
         if not (table.flags_P & (PICTURE | DISCARD)).all():
             return None
         with video.place.open() as whole:
             if whole.size != table.file_bytes:
                 raise ValueError("the file has changed since it was indexed")
             encoded = np.frombuffer(whole.read(0, whole.size), np.uint8)
-        return [Cut(encoded, frames_T.astype(np.int32)) for frames_T in asked_VT]
+        return Cut(encoded, asked_T.astype(np.int32))
     except UncuttableError:
         return None
     except (OSError, av.FFmpegError, ValueError) as error:

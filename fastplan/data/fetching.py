@@ -1,6 +1,7 @@
 """What the pipeline is fed: the clips of each sample, decoded or cut ahead by threads, or a stand-in for a broken one.
 
-The host decoder decodes a video once for all of its consecutive samples, so the views of a test cost one pass.
+A video is decoded once for all of its consecutive samples, the views of an evaluation, by the host decoder: it gives
+them at their final size as it goes. DALI's would decode a cut, at full size, for each of them.
 """
 
 import threading
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from fastplan.data.dali import Source
 from fastplan.data.decode import DecodeError, decode_views
-from fastplan.data.decoders import Decoder, decoder_of, encoded_clips
+from fastplan.data.decoders import Decoder, decoder_of, encoded_clip
 from fastplan.data.index import VideoIndex
 from fastplan.data.lost import LostClip, LostClips
 from fastplan.data.sampling import EpochSamples
@@ -46,7 +47,8 @@ class KeptClips:
 class Reading:
     """How clips are read, the same for all loaders of a run.
 
-    decoder: `dali` for the videos that DALI's takes. on_gpu: whether that is NVDEC. drop_nonref: as in `Cutter`.
+    decoder: `dali` for single views of the videos that DALI's takes. on_gpu: whether that is NVDEC. drop_nonref: as in
+    `Cutter`.
     """
 
     decoder: Decoder
@@ -178,10 +180,11 @@ class ClipFetcher:
     ) -> list[Source]:
         """The views of one video, in one pass over it; runs in a worker."""
         reading = self._reading
-        if reading.decoder == "dali" and decoder_of(video.form, on_gpu=reading.on_gpu) == "dali":
-            cuts = encoded_clips(video, frames_VT, drop_nonref=reading.drop_nonref)
-            if cuts is not None:
-                return list(cuts)
+        takes = reading.decoder == "dali" and decoder_of(video.form, on_gpu=reading.on_gpu) == "dali"
+        if takes and len(frames_VT) == 1:
+            cut = encoded_clip(video, frames_VT[0], drop_nonref=reading.drop_nonref)
+            if cut is not None:
+                return [cut]
         key = (video.path, video.first, size, frames_VT.tobytes(), crops_V4.tobytes())
         kept = reading.kept.get(key) if self._keep else None
         if kept is None:

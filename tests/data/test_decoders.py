@@ -15,7 +15,7 @@ from fastplan.data import batch
 from fastplan.data.batch import choose_decoder
 from fastplan.data.dali import ClipPipeline
 from fastplan.data.decode import DecodeError, decode_clip
-from fastplan.data.decoders import decoder_of, encoded_clips
+from fastplan.data.decoders import decoder_of, encoded_clip
 from fastplan.data.index import VideoIndex, build_index, probe
 from fastplan.data.lists import read_videos
 from fastplan.data.lost import LostClips
@@ -171,22 +171,31 @@ def info_of(path: Path) -> VideoInfo:
     return info
 
 
+def test_views_of_one_video_are_one_pass_of_the_host_decoder(grey: Path) -> None:
+    index = index_of(grey)
+    for views, same in ((1, False), (2, True)):
+        samples = evaluation_samples(index, ClipSpec(1, 8, 1, SIDE // 2), views=views)
+        found, wanted = (clips_of(index, samples, decoder, 1) for decoder in ("dali", "host"))
+        assert (found - wanted).abs().mean() < 1.5, "DALI's resize is another one"
+        assert torch.equal(found, wanted) == same
+
+
 def test_what_dali_is_given(folder: Path, grey: Path, tmp_path: Path) -> None:
-    frames_VT = np.array([[30, 31], [25, 39]])
-    cuts = encoded_clips(info_of(grey), frames_VT, drop_nonref=False)
-    assert cuts is not None and all(cut.encoded.nbytes < grey.stat().st_size / 2 for cut in cuts)
-    assert [cut.frames_T.tolist() for cut in cuts] == [[6, 7], [1, 5]]
-    vp8 = encoded_clips(info_of(folder / "b/3.webm"), frames_VT, drop_nonref=False)
-    assert vp8 is not None and vp8[0].encoded.tobytes() == (folder / "b/3.webm").read_bytes()
-    assert [cut.frames_T.tolist() for cut in vp8] == frames_VT.tolist()
-    assert encoded_clips(info_of(folder / "b/6.ts"), frames_VT, drop_nonref=False) is None
+    late_T, early_T = np.array([30, 31]), np.array([25, 39])
+    cuts = [encoded_clip(info_of(grey), frames_T, drop_nonref=False) for frames_T in (late_T, early_T)]
+    assert all(cut is not None and cut.encoded.nbytes < grey.stat().st_size / 2 for cut in cuts)
+    assert [cut.frames_T.tolist() for cut in cuts if cut] == [[6, 7], [1, 5]]
+    vp8 = encoded_clip(info_of(folder / "b/3.webm"), late_T, drop_nonref=False)
+    assert vp8 is not None and vp8.encoded.tobytes() == (folder / "b/3.webm").read_bytes()
+    assert vp8.frames_T.tolist() == late_T.tolist()
+    assert encoded_clip(info_of(folder / "b/6.ts"), late_T, drop_nonref=False) is None
     part = replace(info_of(folder / "b/3.webm"), first=3, frames=20)
-    in_part = encoded_clips(part, frames_VT - 25, drop_nonref=False)
-    assert in_part is not None and in_part[0].frames_T.tolist() == [8, 9]
+    in_part = encoded_clip(part, late_T - 25, drop_nonref=False)
+    assert in_part is not None and in_part.frames_T.tolist() == [8, 9]
     write(b_frames := tmp_path / "b.mp4", "libx264", **H264, bf="3")
-    full, sparse = (encoded_clips(info_of(b_frames), frames_VT, drop_nonref=drop) for drop in (False, True))
-    assert full is not None and sparse is not None and sparse[1].encoded.nbytes < full[1].encoded.nbytes
+    full, sparse = (encoded_clip(info_of(b_frames), early_T, drop_nonref=drop) for drop in (False, True))
+    assert full is not None and sparse is not None and sparse.encoded.nbytes < full.encoded.nbytes
     grey_info, content = info_of(grey), grey.read_bytes()
     grey.write_bytes(content + b"more")
     with pytest.raises(DecodeError, match=r"grey.webm: the file has changed"):
-        encoded_clips(grey_info, frames_VT, drop_nonref=False)
+        encoded_clip(grey_info, late_T, drop_nonref=False)
