@@ -2,7 +2,8 @@
 
 A GPU takes DALI's operators instead (`fastplan.data.dali`), which define what is to come out: the same up to their
 rounding to whole numbers after each operator, which this pass leaves out. A clip is read once, as planes, and written
-once, as floats; between the two lies one picture at most. Threads finish one clip each.
+once, as floats; between the two lies one picture at most. Threads finish one clip each. What is done to single rows is
+inlined: a call counts references to every slice that it is given, which took longer than the row.
 """
 
 import math
