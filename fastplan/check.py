@@ -150,7 +150,9 @@ def _findings(row: Mapping[str, Any], parts_s: Sequence[tuple[float, float]], sp
     if row["duration_s"] < min(_WHOLE * row["stated_s"], row["stated_s"] - _MISSING_S):
         detail = f"decodes for {row['duration_s']:.1f} s, its header says {row['stated_s']:.1f} s"
         yield Finding("cut off", detail, "fetch it again: the end is missing; clips are drawn from what is there")
-    shortest = min([(end_s - begin_s, begin_s) for begin_s, end_s in parts_s], default=(row["duration_s"], 0.0))
+    duration_s = row["duration_s"]
+    lengths_s = [(max(min(end_s, duration_s) - max(begin_s, 0.0), 0.0), begin_s) for begin_s, end_s in parts_s]
+    shortest = min(lengths_s, default=(duration_s, 0.0))
     frames = min(row["frames"], round(shortest[0] * row["fps"])) if parts_s else row["frames"]
     if frames < span:
         advice = "clips repeat it (data.short=loop), hold its end (repeat_last) or refuse it (error); or leave it out"
@@ -235,6 +237,7 @@ def _write_table(stream: TextIO, listed: VideoList, kept: Iterable[tuple[int, st
     lines = 0
     for number, name in kept:
         begin_s, end_s = (listed.segments[number] if listed.segments else None) or ("", "")
+        name = f"./{name}" if name.startswith("#") else name  # it would begin a comment
         row = {"path": name, "group": listed.groups[number], "begin_s": begin_s, "end_s": end_s}
         writer.writerow(row | ({"label": listed.classes[listed.labels[number]]} if listed.classes else {}))
         lines += 1

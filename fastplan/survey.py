@@ -51,8 +51,10 @@ def check(arguments: argparse.Namespace) -> int:
             hash_content=arguments.hash,
         )
     checked = CheckedVideos(listed, rows, span=arguments.span)
-    if arguments.show:
+    if arguments.show and checked.good_F.any():
         _show(arguments, listed, data)
+    elif arguments.show:
+        print(f"no {SHEET}: there is no video that decodes", file=sys.stderr)
     if arguments.index:
         lines = write_index(arguments.index, listed, store, rows)
         print(f"{arguments.index} has {lines} {'row' if lines == 1 else 'rows'}", file=sys.stderr)

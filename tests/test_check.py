@@ -102,6 +102,36 @@ def test_the_fix_list_can_be_trained_on(mixed, tmp_path):
         assert [video.path for video in index.videos] == [video.path for video in whole.videos]
 
 
+def test_a_fix_list_keeps_names_that_begin_like_a_comment(tmp_path):
+    """As HMDB51 has them, where the list lies beside them."""
+    (tmp_path / "list.csv").write_text("path,label\n./#20_wave.mp4,wave\nb.mp4,run\n")
+    for name in ("#20_wave.mp4", "b.mp4"):
+        write_numbered(tmp_path / name, 20)
+    done = check(tmp_path / "list.csv", "--fix-list", tmp_path / "clean.csv", cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    listed = read_videos(tmp_path / "clean.csv")
+    assert [path.name for path in listed.paths] == ["#20_wave.mp4", "b.mp4"] and listed.labels == (1, 0)
+
+
+def test_a_segment_beyond_the_end_is_short(tmp_path):
+    write_numbered(tmp_path / "a.mp4", 50)
+    write_numbered(tmp_path / "b.mp4", 50)
+    rate = probe_place(Place(str(tmp_path / "a.mp4"))).fps
+    begin_s, end_s = 40 / rate, 100 / rate
+    (tmp_path / "list.csv").write_text(f"path,label,begin_s,end_s\na.mp4,x,{begin_s},{end_s}\nb.mp4,y,{end_s},900\n")
+    done = check(tmp_path / "list.csv", "--json", cache=tmp_path / "cache")
+    findings = {Path(v["path"]).name: v["findings"] for v in json.loads(done.stdout)["videos"]}
+    assert [finding["detail"].split(" in ")[0] for finding in findings["a.mp4"]] == ["10 frames"]
+    assert [finding["detail"].split(" in ")[0] for finding in findings["b.mp4"]] == ["0 frames"]
+
+
+def test_a_sheet_of_nothing_is_not_made(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    done = check(tmp_path / "a.mp4", "--show", "3", cache=tmp_path / "cache")
+    assert done.returncode == 1 and "1 is left out" in done.stdout, done.stderr
+    assert done.stderr.splitlines()[-1] == "no fastplan-clips.html: there is no video that decodes"
+
+
 def test_a_video_that_is_listed_twice(mixed, tmp_path):
     (tmp_path / "list.txt").write_text("mixed/stop/0.mp4 0\nmixed/stop/1.mp4 1\nmixed/stop/0.mp4 1\n")
     done = check(tmp_path / "list.txt", "--json", cache=tmp_path / "cache")

@@ -167,12 +167,13 @@ def probe_files(
     shard_stamps: dict[str, str] = {}
     known = store.find(wanted.paths)
     files = enumerate(wanted)
-    for path, stamp, bad, sha256 in _cells(known, ("path", "stamp", "bad", "sha256")):
+    for path, stamp, bad, sha256, first in _cells(known, ("path", "stamp", "bad", "sha256", "first")):
         number, place = next(found for found in files if found[1].path == path)  # rows are in the order of `wanted`
         if place.shard and place.shard not in shard_stamps:
             shard_stamps[place.shard] = place.stamp()
         now = shard_stamps[place.shard] if place.shard else place.stamp()
-        if stamp == now and (bad or sha256 or not hash_content) and too_slow(bad) in (None, limit_s):
+        seen_alike = first == (place.first_picture or 0) and too_slow(bad) in (None, limit_s)
+        if stamp == now and seen_alike and (bad or sha256 or not hash_content):
             current_F[number] = True
             on_video()
     if new := len(wanted) - int(current_F.sum()):

@@ -7,6 +7,7 @@ where it is usually found: the index then lists it as missing.
 
 import csv
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from fastplan.data.storage import Place
+from fastplan.data.storage import Place, is_remote
 from fastplan.errors import UserError
 
 ListFormat = Literal["paths", "table", "kinetics", "ucf101", "hmdb51", "something-v2", "activitynet"]
@@ -58,7 +59,9 @@ def is_video(name: str) -> bool:
 
 
 def below(folder: Path, name: str) -> str:
-    """`folder / name` as text; a `Path` would leave something of every name in memory."""
+    """`folder / name` as text, a URL as it is; a `Path` would leave something of every name in memory."""
+    if is_remote(name):
+        return name
     path = "/".join(part for part in name.split("/") if part not in ("", "."))
     if name.startswith("/"):
         return f"/{path}"
@@ -70,6 +73,8 @@ def read_lines(file: Path) -> Iterator[str]:
     try:
         with file.open(encoding="utf-8-sig") as stream:
             for line in stream:
+                if "\0" in line:
+                    raise UserError(f"{file} is no list file: it has bytes of zero in it, as no text has")
                 yield line.removesuffix("\n")
     except UnicodeDecodeError:
         raise UserError(f"{file} is no list file: it is not UTF-8 text") from None
@@ -84,7 +89,7 @@ def detect(source: Path) -> ListFormat:
         return "activitynet" if isinstance(content, dict) and "database" in content else "something-v2"
     lines = _filled_lines(source)
     first = next(lines, "")
-    header = {cell.strip() for cell in next(_cells([first]), [])}
+    header = {cell.strip() for cell in next(_cells([first], source), [])}
     if header >= set(_KINETICS_COLUMNS):
         return "kinetics"
     if header >= {"path", "label"}:
@@ -124,13 +129,13 @@ def _read_table(file: Path) -> tuple[Iterator[Entry], list[str]]:
 
 
 def _table_entries(file: Path) -> Iterator[Entry]:
-    rows = _cells(_filled_lines(file))
+    rows = _cells(_filled_lines(file), file)
     header = [cell.strip() for cell in next(rows, [])]
     for number, row in enumerate(rows, 2):
         cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
         try:
             times = cells.get("begin_s", ""), cells.get("end_s", "")
-            segment = (float(times[0]), float(times[1])) if any(times) else None
+            segment = _segment_s(*times) if any(times) else None
             if not cells["path"] or not cells["label"] or len(row) != len(header):
                 raise ValueError
             yield Entry(below(file.parent, cells["path"]), cells["label"], cells.get("group", ""), segment)
@@ -138,8 +143,19 @@ def _table_entries(file: Path) -> Iterator[Entry]:
             raise UserError(f"{file.name}, entry {number}: {','.join(row)} is no '{','.join(header)}'") from None
 
 
+def _segment_s(begin: str | float, end: str | float) -> tuple[float, float]:
+    """Begin and end in seconds. Raises `ValueError` or `TypeError` where these are no times."""
+    begin_s, end_s = float(begin), float(end)
+    if not math.isfinite(begin_s) or not math.isfinite(end_s):
+        raise ValueError
+    return begin_s, end_s
+
+
 def _read_activitynet(file: Path, part: str | None, videos: "_Videos") -> tuple[list[Entry], list[str]]:
-    database = _json(file)["database"]
+    content = _json(file)
+    database = content.get("database") if isinstance(content, dict) else None
+    if not isinstance(database, dict) or not all(isinstance(row, dict) for row in database.values()):
+        raise UserError(f"{file} has no 'database' of videos by name, as ActivityNet ships it")
     subsets = sorted({str(row.get("subset", "")) for row in database.values() if row.get("annotations")})
     if part is None and len(subsets) > 1:
         raise UserError(f"{file} holds several parts; name one: {', '.join(f'{file.name}#{s}' for s in subsets)}")
@@ -148,10 +164,10 @@ def _read_activitynet(file: Path, part: str | None, videos: "_Videos") -> tuple[
         if part not in (None, row.get("subset", "")):
             continue
         path = videos.find((f"v_{name}", name), (), file.parent / f"v_{name}.mp4")
-        for annotation in row.get("annotations", ()):
+        for annotation in row.get("annotations") or ():
             try:
-                begin_s, end_s = map(float, annotation["segment"])
-                entries.append(Entry(path, str(annotation["label"]), segment=(begin_s, end_s)))
+                segment = _segment_s(*annotation["segment"])
+                entries.append(Entry(path, str(annotation["label"]), segment=segment))
             except (KeyError, TypeError, ValueError):
                 raise UserError(f"{file.name}, video {name}: {annotation} is no segment with a label") from None
     if not entries:
@@ -160,7 +176,7 @@ def _read_activitynet(file: Path, part: str | None, videos: "_Videos") -> tuple[
 
 
 def _read_kinetics(file: Path, part: str | None, videos: "_Videos") -> tuple[list[Entry], list[str]]:
-    rows = _cells(_filled_lines(file))
+    rows = _cells(_filled_lines(file), file)
     header = [cell.strip() for cell in next(rows, [])]
     if "label" not in header:
         raise UserError(f"{file} has no column 'label': the published test lists have none and cannot be trained on")
@@ -170,7 +186,7 @@ def _read_kinetics(file: Path, part: str | None, videos: "_Videos") -> tuple[lis
         try:
             begin, end = (int(float(cells[name])) for name in ("time_start", "time_end"))
             name, label = cells["youtube_id"], cells["label"]
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, OverflowError):
             raise UserError(f"{file.name}, entry {number}: {','.join(row)} is no '{','.join(header)}'") from None
         split = cells.get("split", "")
         parts.add(split)
@@ -197,7 +213,10 @@ def _read_ucf101(file: Path, videos: "_Videos") -> tuple[list[Entry], list[str]]
                 f"{file.name}, line {number}: '{line}' is no 'Class/video.avi' with a class of classInd.txt"
             )
         if match[3] and int(match[3]) != known[match[2]]:
-            raise UserError(f"{file.name}, line {number}: class {match[3]} is not {match[2]} in classInd.txt")
+            raise UserError(
+                f"{file.name}, line {number}: class {match[3]} is not {match[2]} in classInd.txt; where "
+                "the numbers are others on purpose, say data.format=paths"
+            )
         stem = Path(match[1]).stem
         entries.append(Entry(videos.find((stem,), (match[2],), file.parent / match[1]), match[2]))
     return entries, _present(entries, list(known))
@@ -205,6 +224,8 @@ def _read_ucf101(file: Path, videos: "_Videos") -> tuple[list[Entry], list[str]]
 
 def _ucf101_classes(file: Path) -> dict[str, int]:
     """Class numbers, from 1, by name."""
+    if not file.is_file():
+        raise UserError(f"there is no {file}: the lists of UCF101 need it beside them")
     words = [line.split(maxsplit=1) for line in read_lines(file) if line.strip()]
     if not all(len(pair) == 2 and pair[0].isdigit() for pair in words):
         raise UserError(f"{file} wants 'number name' in every line")
@@ -241,13 +262,20 @@ def _read_something(file: Path, videos: "_Videos") -> tuple[list[Entry], list[st
     for other in sorted(file.parent.glob("*labels*.json")):
         content = _json(other)
         if isinstance(content, dict):
-            numbers = {_plain(name): int(number) for name, number in content.items()}
+            try:
+                numbers = {_plain(name): int(number) for name, number in content.items()}
+            except (TypeError, ValueError):
+                raise UserError(f"{other} is no label file of Something-Something: numbers by template") from None
             break
     if not numbers:
         raise UserError(f"{file} needs the label file (labels.json) beside it")
     entries = []
     for row in rows:
-        label = _plain(str(row.get("template", "")))
+        if "template" not in row:
+            raise UserError(
+                f"{file.name}, video {row['id']} has no template: the published test list has none and cannot be used"
+            )
+        label = _plain(str(row["template"]))
         if label not in numbers:
             raise UserError(f"{file.name}, video {row['id']}: template '{label}' is not in the label file")
         entries.append(Entry(videos.find((str(row["id"]),), (), file.parent / f"{row['id']}.webm"), label))
@@ -267,8 +295,11 @@ def _filled_lines(file: Path) -> Iterator[str]:
     return (line for line in read_lines(file) if line.strip() and not line.startswith("#"))
 
 
-def _cells(lines: Iterable[str]) -> Iterator[list[str]]:
-    return csv.reader(lines, skipinitialspace=True)
+def _cells(lines: Iterable[str], file: Path) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(lines, skipinitialspace=True)
+    except csv.Error as error:
+        raise UserError(f"{file} is no list and no table ({error}): is a quotation mark never closed?") from None
 
 
 def _json(file: Path) -> Any:
@@ -285,12 +316,20 @@ class _Videos:
         self._by_stem = _by_stem(folder, pictures) or _by_stem(folder.parent, pictures)
 
     def find(self, stems: tuple[str, ...], folders: tuple[str, ...], usual: Path) -> Path:
-        """The file with the first of `stems` that is there, rather in one of `folders`; else `usual`."""
+        """The file with the first of `stems` that is there, rather in one of `folders`; else `usual`.
+
+        Raises `UserError` where there are several: they may be of different data sets that number their videos.
+        """
         for stem in stems:
             found = self._by_stem.get(stem, [])
-            inside = [path for path in found if path.parent.name in folders]
-            if inside or found:
-                return (inside or found)[0]
+            found = [path for path in found if path.parent.name in folders] or found
+            if len(found) > 1 and len({os.path.realpath(path) for path in found}) > 1:
+                raise UserError(
+                    f"there are {len(found)} videos '{stem}', {found[0]} and {found[1]}: which is meant? Put the "
+                    "annotation into the folder above the right ones, or name them in a table (path,label)"
+                )
+            if found:
+                return found[0]
         return usual
 
 

@@ -203,22 +203,26 @@ def _below(root: Path, places: Places) -> Names:
     return Names(path.removeprefix(base) for path in places.paths)
 
 
-def _videos_below(folder: Path, pictures: PictureNames) -> Iterator[Place]:
-    """Video files and folders of pictures, sorted; hidden ones are left alone."""
-    for place, folders, names in os.walk(folder, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if pictures.pattern.format(pictures.first) in names:
-            folders.clear()
-            yield pictures.place(Path(place))
-            continue
-        for name in sorted(names):
-            if is_video(name) and not name.startswith("."):
-                yield Place(os.path.join(place, name))
+def _videos_below(folder: Path | str, pictures: PictureNames, above: frozenset[str] = frozenset()) -> Iterator[Place]:
+    """Video files and folders of pictures, sorted; hidden ones are left alone, links followed.
 
-
-def _refuse(error: OSError) -> None:
-    """What cannot be looked into is not passed over: its videos would be missing."""
-    raise error
+    above: the real folders on the way, into which a link may lead back. Raises `OSError` for a folder that cannot be
+    looked into: its videos would be missing.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    if pictures.are_in(str(folder)):
+        yield pictures.place(folder)
+        return
+    folders = []
+    for entry in sorted(_shown(folder), key=lambda entry: entry.name):
+        if not entry.is_file(follow_symlinks=False) and os.path.isdir(entry.path):
+            folders.append(entry.path)
+        elif is_video(entry.name):
+            yield Place(entry.path)
+    for path in folders:
+        yield from _videos_below(path, pictures, above | {real})
 
 
 def _read_shards(names: Sequence[str], cache_dir: Path | None, labelled: bool) -> VideoList:

@@ -83,13 +83,18 @@ def probe_place(place: Place, *, hash_content: bool = False) -> Probed:
         if hash_content and not found.bad:
             found = _with_hash(found, place)
     except (OSError, av.FFmpegError, ValueError) as error:
-        return Probed(place.path, stamp, _reason(error), shard=place.shard, begin=place.begin, bytes=place.size)
+        return _bad(place, stamp, _reason(error))
     return found
 
 
 def bad_row(place: Place, reason: str) -> Probed:
     """The row of a file that could not even be probed."""
-    return Probed(place.path, place.stamp(), reason, shard=place.shard, begin=place.begin, bytes=place.size)
+    return _bad(place, place.stamp(), reason)
+
+
+def _bad(place: Place, stamp: str, reason: str) -> Probed:
+    first = place.first_picture or 0
+    return Probed(place.path, stamp, reason, first=first, shard=place.shard, begin=place.begin, bytes=place.size)
 
 
 def _video(place: Place, stamp: str) -> Probed:

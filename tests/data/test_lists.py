@@ -23,6 +23,23 @@ def test_a_folder_per_class(tmp_path):
     assert found.classes == ("run", "walk")
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_folders_that_are_links_are_followed_but_not_in_circles(tmp_path, labelled):
+    """Classes that lie elsewhere, a part of one that does, and links back up, also by way of another folder."""
+    touch(tmp_path, "store/run/a.avi", "store/more/b.avi", "store/more/deep/c.avi", "data/walk/d.avi")
+    (tmp_path / "data" / "run").symlink_to(tmp_path / "store" / "run")
+    (tmp_path / "data" / "walk" / "more").symlink_to(tmp_path / "store" / "more")
+    (tmp_path / "store" / "more" / "deep" / "again").symlink_to(tmp_path / "data" / "walk")
+    (tmp_path / "store" / "more" / "up").symlink_to("..")
+    (tmp_path / "store" / "run" / "self").symlink_to("self")
+    (tmp_path / "store" / "up").symlink_to("more")
+    found = read_videos(tmp_path / "data", labelled=labelled)
+    names = [str(path.relative_to(tmp_path / "data")) for path in found.paths]
+    up = ["walk/more/up/run/a.avi"]
+    assert names == ["run/a.avi", "walk/d.avi", "walk/more/b.avi", "walk/more/deep/c.avi", *up]
+    assert (found.classes, found.labels) == (("run", "walk"), (0, 1, 1, 1, 1))
+
+
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 @pytest.mark.parametrize("last", [True, False], ids=["newline", "no last newline"])
 def test_a_list_is_not_mislabelled(tmp_path, ending, last):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -147,8 +148,11 @@ def test_something_something(tmp_path: Path) -> None:
         "20bn-something-something-v2/42326.webm": found.classes[1],
         "labels/100904.webm": found.classes[1],
     }
-    file.write_text(json.dumps([{"id": "1"}]))
-    with pytest.raises(UserError, match="video 1: template '' is not in the label file"):
+    file.write_text(json.dumps([{"id": "1", "template": "Other, too"}]))
+    with pytest.raises(UserError, match="video 1: template 'Other, too' is not in the label file"):
+        read_videos(file)
+    file.write_text(json.dumps([{"id": "1420"}]))
+    with pytest.raises(UserError, match="video 1420 has no template: the published test list has none"):
         read_videos(file)
 
 
@@ -245,3 +249,51 @@ def test_the_format_can_be_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="class 0 is not A"):
         read_videos(file)
     assert read_videos(file, format="paths").classes == ("0", "1")
+
+
+def test_a_name_that_two_data_sets_have_is_not_guessed(tmp_path: Path) -> None:
+    """Videos that are numbers, in a folder with other data sets of numbers; links to one video are one video."""
+    rows = [{"id": "1", "template": "Holding [something]"}, {"id": "2", "template": "Pushing [something]"}]
+    write(tmp_path / "lists" / "labels.json", ['{"Holding something": "0", "Pushing something": "1"}'])
+    file = write(tmp_path / "lists" / "train.json", [json.dumps(rows)])
+    touch(tmp_path, "20bn-something-something-v2/1.webm", "20bn-something-something-v2/2.webm")
+    (tmp_path / "newest").symlink_to("20bn-something-something-v2")
+    assert [path.name for path in read_videos(file).paths] == ["1.webm", "2.webm"]
+    touch(tmp_path, "20bn-jester-v1/2.webm")
+    with pytest.raises(UserError, match=r"videos '2', .*20bn-jester-v1/2\.webm and .*-v2/2\.webm: which is meant"):
+        read_videos(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "named", "message"),
+    [
+        ("list.txt", "A/x.avi 1", "ucf101", "classInd.txt: the lists of UCF101 need it"),
+        ("list.json", "[1]", "activitynet", "no 'database' of videos by name"),
+        ("list.json", '{"database": []}', None, "no 'database' of videos by name"),
+        ("list.json", '{"database": {"a": []}}', None, "no 'database' of videos by name"),
+        ("list.json", '{"database": {"a": {"annotations": null}}}', None, "no labelled segments"),
+        (
+            "list.json",
+            '{"database": {"a": {"annotations": [{"label": "x", "segment": [0, NaN]}]}}}',
+            None,
+            "is no segment with a label",
+        ),
+        ("label-file-of-labels.json", '{"a": "dog"}', None, "no list of videos"),
+        ("list.txt", "x" * 200_000 + " 0", None, r"no list and no table \(field larger"),
+        ("list.csv", 'path,label\n"a.mp4,1\n' + "b.mp4,0\n" * 20_000, None, "a quotation mark never closed"),
+        ("list.csv", "label,youtube_id,time_start,time_end\na,b,inf,3", None, "entry 2: a,b,inf,3 is no 'label,"),
+        ("list.csv", "path,label,begin_s,end_s\na.mp4,b,0,inf", None, "entry 2: a.mp4,b,0,inf is no 'path,"),
+        ("list.txt", "a\0b.mp4 0\nb.mp4 1", None, "has bytes of zero"),
+    ],
+)
+def test_what_is_no_annotation_is_a_mistake(
+    tmp_path: Path, name: str, text: str, named: Literal["ucf101", "activitynet"] | None, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        read_videos(write(tmp_path / name, [text]), format=named)
+
+
+def test_a_label_file_without_numbers_is_a_mistake(tmp_path: Path) -> None:
+    write(tmp_path / "labels.json", ['{"Holding something": "dog"}'])
+    with pytest.raises(UserError, match=r"labels\.json is no label file"):
+        read_videos(write(tmp_path / "train.json", ['[{"id": "1", "template": "Holding [something]"}]']))

@@ -19,7 +19,7 @@ from fastplan.clips import ClipSpec
 from fastplan.config import AugmentConfig, DataConfig
 from fastplan.data.batch import ClipLoader
 from fastplan.data.decode import DecodeError, decode_clip
-from fastplan.data.index import VideoIndex, build_index
+from fastplan.data.index import VideoIndex, build_index, probe_files
 from fastplan.data.list_formats import PictureNames
 from fastplan.data.lists import VideoList, read_videos
 from fastplan.data.probe import probe_place, video_of
@@ -175,6 +175,34 @@ def test_other_names_of_pictures_through_the_configuration(tmp_path: Path) -> No
         shutil.move(tmp_path / "frames" / name, tmp_path / "by class" / name / name)
     with pytest.raises(UserError, match="pictures would be named img_{:05d}.jpg, from 1"):
         read_videos(tmp_path / "by class", pictures=PictureNames())
+
+
+@pytest.mark.parametrize(("begins", "first", "then", "frames"), [(0, 1, 0, 10), (1, 0, 1, 10), (1, 1, 3, 8)])
+def test_another_first_picture_is_probed_anew(tmp_path: Path, begins: int, first: int, then: int, frames: int) -> None:
+    """The index does not answer for a number that was not asked for: neither with too few frames nor with `bad`."""
+    for name in ("a", "b"):
+        write_pictures(tmp_path / "frames" / name, 10, first=begins)
+    (tmp_path / "list.txt").write_text("frames/a 0\nframes/b 1\n")
+    for number in (first, then):
+        listed = read_videos(tmp_path / "list.txt", pictures=PictureNames(first=number))
+        _, rows = probe_files(listed.places, cache_dir=tmp_path / "cache", threads=1)
+    assert rows.table().select(["bad", "first", "frames"]).to_pylist() == [
+        {"bad": "", "first": then, "frames": frames},
+        {"bad": "", "first": then, "frames": frames},
+    ]
+
+
+def test_a_list_may_name_videos_by_url(tmp_path: Path) -> None:
+    write_numbered(tmp_path / "videos" / "a.mp4", 20)
+    write_numbered(tmp_path / "videos" / "b.mp4", 30)
+    url = f"file://{tmp_path}/videos"
+    (tmp_path / "list.txt").write_text(f"{url}/a.mp4 0\n{url}/b.mp4 30 1\n")
+    (tmp_path / "list.csv").write_text(f"path,label\n{url}/a.mp4,left\n{url}/b.mp4,right\n")
+    for name in ("list.txt", "list.csv"):
+        index = indexed(read_videos(tmp_path / name), tmp_path)
+        assert [video.path for video in index.videos] == [f"{url}/a.mp4", f"{url}/b.mp4"]
+        assert index.frames_N.tolist() == [20, 30] and index.labels_N.tolist() == [0, 1]
+        assert numbers(decode_clip(index.videos[1], np.array([29, 0]))) == [29, 0]
 
 
 # Shards
