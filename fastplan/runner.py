@@ -212,6 +212,7 @@ class Runner:
             leg = plan.legs[len(path)]
             if (outcome := self.journal.outcome(edge.key)) is None:
                 begun.add(edge.key)
+                keep_last()
                 return Job(edge.key, partial(self._explorer.train_leg, edge, leg), end)
             begun.add(edge.key)
             end(outcome)
@@ -224,9 +225,13 @@ class Runner:
                 raise UserError(f"leg {len(path) + 1} ({leg.state.name}) diverged: {outcome.note}; lower its lr")
             path.append(outcome)
             self.outcomes[">".join((START, *(o.target for o in path)))] = outcome
-            self._store.delete_all_but({outcome.checkpoint} if outcome.checkpoint else set(), edges=self._under_way())
+
+        def keep_last() -> None:  # not in `end`: of legs that the journal knows, the last one is gone on from
+            last = path[-1].checkpoint if path else None
+            self._store.delete_all_but({last} if last else set(), edges=self._under_way())
 
         self._drive(next_job)
+        keep_last()
         final = path[-1]
         self._keep_network(final.checkpoint)
         legs = tuple(
@@ -280,7 +285,9 @@ class Runner:
         if not result.complete:  # what an earlier process has finished may still be asked for
             known = (self.journal.outcome(key) for key in self.journal.edges() if key not in self.outcomes)
             needed |= {outcome.checkpoint for outcome in known if outcome is not None}
-        self._store.delete_all_but({name for name in needed if name}, edges=self._under_way())
+        final = result.complete and not any(outcome.status == "budget" for outcome in self.outcomes.values())
+        open_edges = () if final else self._under_way()  # a larger budget may leave edges that were begun
+        self._store.delete_all_but({name for name in needed if name}, edges=open_edges)
 
     def _under_way(self) -> list[str]:
         return [key for key in self.journal.edges() if self.journal.outcome(key) is None]

@@ -131,17 +131,24 @@ def test_a_plan_is_replayed_without_a_search(reference, tmp_path, exact):
     assert top1 in " ".join(finish_here([*FASTPLAN, "test", "--run", str(run)]).split())
 
 
-def test_a_replay_killed_in_its_second_leg_ends_like_one_never_stopped(tmp_path):
+def test_a_replay_killed_in_its_second_leg_and_as_its_third_begins_ends_like_one_never_stopped(tmp_path):
     graph = load_graph(shipped("state_graphs")["tiny"])
-    legs = tuple(Leg(graph.state(name), 2) for name in ("u8-high", "u8-low"))
+    legs = tuple(Leg(graph.state(name), 2) for name in ("c4-high", "u8-high", "u8-low"))
     (tmp_path / "plan.yaml").write_text(Plan(legs, config=graph.config).to_yaml())
     words = ["--plan", str(tmp_path / "plan.yaml"), "--exact", *SETTINGS]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish_here(command(whole, *words))
-    process = start(command(killed, *words))
-    wait_for_epochs(process, 3 + 2)  # epochs 0, 1, 2 of the first leg, 0 and 1 of the second
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    for more, epochs in (
+        (words, 3 + 2),  # epochs 0, 1, 2 of the first leg, 0 and 1 of the second
+        (
+            ["--resume"],
+            2 + 1,
+        ),  # epochs 1 (shown again) and 2 of the second; the third saves its first checkpoint in epoch 1
+    ):
+        process = start(command(killed, *more))
+        wait_for_epochs(process, epochs)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
     finish_here(command(killed, "--resume"))
     assert_same_end(killed, whole)
 

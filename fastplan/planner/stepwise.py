@@ -134,17 +134,28 @@ class Stepwise:
 
     @property
     def given_up(self) -> tuple[tuple[Exploration, str], ...]:
-        """What was trained for a while and is behind in a race, and why."""
-        return tuple(given_up for name in self._order for given_up in self._standing(name).given_up)
+        """What was trained for a while and is behind in a race, and why.
+
+        Behind an edge that a budget cut short nobody is: a larger one may choose other weights to start from.
+        """
+        behind = self._behind({way.state for way in self._cut()})
+        return tuple(g for name in self._order if name not in behind for g in self._standing(name).given_up)
 
     @property
     def startable(self) -> set[Reached]:
-        """Every arrival known by now that something may still start from, or that may still be chosen."""
+        """Every arrival known by now that something may still start from, or that may still be chosen.
+
+        With a larger budget too: what an edge that it cut short began with, and all that lies behind that edge.
+        """
+        cut = self._cut()
+        into = {way.state for way in cut}
+        open_states = self._unsettled | into | self._behind(into)
         kept = {exploration.arrival for exploration in self._open() if exploration.arrival}
-        kept |= {arrival for names, arrival in self._arrivals.items() if names[-1] in self._unsettled}
-        undecided = bool(self._rules.repeats) and self._deciding in self._unsettled
+        kept |= {arrival for names, arrival in self._arrivals.items() if names[-1] in open_states}
+        kept |= {Reached(way.path[-2].target, way.path[:-1], "") for way in cut if len(way.path) > 1}
+        undecided = bool(self._rules.repeats) and self._deciding in open_states
         for name, arrivals in self._fronts.items():
-            if undecided or self._unsettled & set(self._graph.successors(name)):
+            if undecided or open_states & set(self._graph.successors(name)):
                 kept.update(arrivals)
         if undecided:
             ways = self._in_state(self._deciding)
@@ -238,6 +249,18 @@ class Stepwise:
                 if name == self._deciding and self._repeats is not None:
                     found += self._repeats.ask()
         return tuple(found)
+
+    def _cut(self) -> list[Reached]:
+        """Arrivals that a budget cut short: a larger one goes on with them."""
+        return [arrival for arrival in self._arrivals.values() if arrival.outcome.status == "budget"]
+
+    def _behind(self, names: set[str]) -> set[str]:
+        """All states that these lead to."""
+        behind: set[str] = set()
+        for name in self._order:
+            if (names | behind) & set(self._graph.predecessors(name)):
+                behind.add(name)
+        return behind
 
     def _into(self, name: str) -> list[Exploration]:
         """All explorations of the edges into a state that are known by now and not left out, told ones included."""

@@ -190,6 +190,26 @@ def test_a_way_that_a_budget_cut_short_is_decided_about_when_a_larger_one_has_tr
     assert stepwise.result().path.names == ("b", "z")
 
 
+@pytest.mark.parametrize("status", ["budget", "cap"])
+def test_behind_an_edge_that_a_budget_cut_short_nobody_is_given_up(status):
+    """With a larger budget b may be the better way into m, and then m -> z is another training."""
+    states = tuple(State(name, ClipSpec(1, 8), 0.1) for name in "abmz")
+    edges = ((START, "a"), (START, "b"), ("a", "m"), ("b", "m"), ("b", "z"), ("m", "z"))
+    stepwise = Stepwise(StateGraph("behind", states, edges), SearchRules(race=0.5, first_rung=1))
+    told = {
+        ("a",): ended(START, "a", (0.1, 0.5)),
+        ("b",): ended(START, "b", (0.1, 0.5)),
+        ("a", "m"): ended("a", "m", (0.5, 0.7)),
+        ("b", "m"): ended("b", "m", (0.5, 0.6), status=status),
+        ("b", "z"): Progress("b", "z", (0.5, 0.6), PRICE),
+        ("a", "m", "z"): Progress("m", "z", (0.7, 0.8), PRICE),
+    }
+    while ready := [e for e in stepwise.ask() if e.names in told]:
+        stepwise.tell(ready[0], told.pop(ready[0].names))
+    assert not told and [e.names for e in stepwise.ask()] == [("a", "m", "z")], "what is left of a budget goes on"
+    assert [e.names for e, _ in stepwise.given_up] == ([] if status == "budget" else [("b", "z")])
+
+
 def test_a_pause_too_early_and_an_answer_that_nobody_asked_are_refused():
     stepwise = opened(SearchRules(race=0.5))
     a, b = stepwise.ask()

@@ -219,6 +219,22 @@ def test_a_spent_budget_ends_asking_and_leaves_the_best_plan_so_far():
     assert "best so far" in stepwise.result().note
 
 
+@pytest.mark.parametrize(("into", "kept"), [("b", {("a",), ("a", "b"), ("b",)}), ("z", {("a", "b")})])
+def test_what_a_larger_budget_may_come_back_to_stays_startable(into, kept):
+    """An edge that was cut short may still keep no epoch of its own, or diverge."""
+    states = tuple(State(name, ClipSpec(1, 8), 0.1) for name in "abz")
+    edges = ((START, "a"), (START, "b"), ("a", "b"), ("b", "z"))
+    for status in ("budget", "knee"):
+        stepwise = Stepwise(StateGraph("cut", states, edges))
+        while ready := stepwise.ask():
+            e = ready[0]
+            ended = status if e.names in {("a", into), ("a", "b", into)} else "knee"
+            accuracy = 0.5 + 0.1 * len(e.names)
+            stepwise.tell(e, Outcome(e.source, e.state.name, ended, 2, 2, accuracy, 0.01, 16, 0.0, e.key))
+        startable = {arrival.names for arrival in stepwise.startable}
+        assert kept <= startable if status == "budget" else startable == set()
+
+
 def test_the_first_path_is_measured_once_and_competes_where_it_ends():
     table = {
         ("a",): outcome(START, "a", 0.9, 10),
