@@ -130,3 +130,14 @@ def test_two_ray_workers_end_like_one_process(reference, tmp_path):
     events = [json.loads(line) for line in (run / "log.jsonl").open()]
     assert {e["worker"] for e in events if e["event"] == "epoch"} == {"ray 1", "ray 2"}
     assert len(list((tmp_path / "elsewhere").rglob("*.pt"))) == 1 and not (run / "checkpoints").exists()
+
+
+def test_ray_workers_that_are_killed_for_memory_are_lost_workers(tmp_path):
+    """Ray kills an actor where its machine's memory runs low; here it takes any memory for that."""
+    pytest.importorskip("ray")
+    environment = {**os.environ, "RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
+    words = fresh(tmp_path / "run", "--workers", "ray:1")
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 2 and "Traceback" not in said, said
+    assert "ray 1 died 4 times in a row" in said and "running low on memory" in said

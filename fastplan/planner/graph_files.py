@@ -50,19 +50,25 @@ def graph_from_dict(content: Any, *, default_name: str = "graph") -> StateGraph:
         if not isinstance(rows, Mapping):
             raise UserError("'states' is a mapping from a state's name to its settings")
         states = [State.from_dict(str(name), row) for name, row in rows.items()]
-        edges = [_read_edge(edge) for edge in content.get("edges") or ()]
+        listed = content.get("edges") or []
+        if not isinstance(listed, list):
+            raise UserError(f"'edges' is {listed!r}; it must be a list of 'source -> target'")
+        edges = [_read_edge(edge) for edge in listed]
     target = content.get("target")
     try:
         clip = ClipSpec(**target) if target else None
     except (TypeError, UserError) as error:
         raise UserError(f"the target clip {target!r}: {error}") from None
+    own = content.get("config") or {}
+    if not isinstance(own, Mapping):
+        raise UserError(f"'config' is {own!r}; it must be a mapping of settings")
     return StateGraph(
         name=str(content.get("name", default_name)),
         states=tuple(states),
         edges=tuple(edges),
         target=clip,
         about=str(content.get("about", "")),
-        config={**settings, **(content.get("config") or {})},
+        config={**settings, **own},
     )
 
 

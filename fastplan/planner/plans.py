@@ -82,7 +82,14 @@ class Plan:
             raise UserError(f"{name} is no plan: it needs a list 'legs' of at least one state")
         legs = tuple(_read_leg(row, f"{name}, leg {i + 1}") for i, row in enumerate(content["legs"]))
         measured = {key: content.get(key) for key in ("accuracy", "stderr", "cost", "seconds")}
-        return cls(legs, **measured, config=content.get("config") or {}, provenance=content.get("provenance") or {})
+        for key, value in measured.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise UserError(f"{name}: {key} is {value!r}; it must be a number")
+        config, provenance = content.get("config") or {}, content.get("provenance") or {}
+        for key, value in (("config", config), ("provenance", provenance)):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{name}: {key} is {value!r}; it must be a mapping")
+        return cls(legs, **measured, config=config, provenance=provenance)
 
     @classmethod
     def load(cls, path: Path) -> "Plan":

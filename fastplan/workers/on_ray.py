@@ -65,7 +65,10 @@ class RayWorkers:
             slot = self._polls.pop(done)
             try:
                 messages: list[Message] = ray.get(done)
-            except ray.exceptions.RayActorError as error:
+            except (
+                ray.exceptions.RayActorError,
+                ray.exceptions.OutOfMemoryError,
+            ) as error:  # the latter: Ray killed it
                 self._actors[slot] = self._actor.remote(*self._arguments)
                 self._events.append(Lost(slot, str(error).splitlines()[0]))
             else:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from fastplan.clips import ClipSpec
 from fastplan.errors import UserError
@@ -44,3 +45,17 @@ def test_a_frontier_comes_back_from_its_file(tmp_path):
     (tmp_path / "bad.yaml").write_text(frontier_to_yaml(plans).replace("epochs: 3", "epochs: 0", 1))
     with pytest.raises(UserError, match=r"bad.yaml, plan 1, leg 1: epochs is 0"):
         load_plans(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cost": "3e6f"}, "plan: cost is '3e6f'; it must be a number"),
+        ({"accuracy": [0.5]}, r"plan: accuracy is \[0.5\]; it must be a number"),
+        ({"config": ["plan.race=0"]}, r"plan: config is \['plan.race=0'\]; it must be a mapping"),
+        ({"provenance": "me"}, "plan: provenance is 'me'; it must be a mapping"),
+    ],
+)
+def test_a_plan_file_with_a_wrong_value_names_it(change, message):
+    with pytest.raises(UserError, match=message):
+        Plan.from_yaml(yaml.safe_dump({"format": 1, **plan(A).to_dict(), **change}))

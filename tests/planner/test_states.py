@@ -67,6 +67,10 @@ def test_missing_and_unknown_keys():
         graph_from_dict({"states": {"a": ROW}, "egdes": []})
     with pytest.raises(UserError, match="give one of: 'states' and 'edges', 'levels'"):
         graph_from_dict({"edges": []})
+    with pytest.raises(UserError, match="'edges' is 5; it must be a list"):
+        graph_from_dict({"states": {"a": ROW}, "edges": 5})
+    with pytest.raises(UserError, match="'config' is 'plan.race=0'; it must be a mapping"):
+        graph_from_dict({"states": {"a": ROW}, "edges": ["start -> a"], "config": "plan.race=0"})
 
 
 def test_clip_length_must_suit_the_stem():
