@@ -42,7 +42,7 @@ def test_a_row_is_measured_for_ours_for_decoding_alone_and_for_every_peer(tmp_pa
     monkeypatch.setattr(peers, "_PEERS", found)
     (row,), missing = bench_loader.rows_of(TINY, None, tmp_path, Console(stderr=True))
     assert set(row.times) == {"fastplan", "decoding alone", "PyAV", "PyAV + DataLoader", "PyAV, kept open"}
-    assert row.best_peer() == "PyAV" and row.best_kept() == "PyAV, kept open"
+    assert row.best_peer() in ("PyAV", "PyAV + DataLoader") and row.best_kept() == "PyAV, kept open"
     assert 0 < row.cpu_ms("decoding alone") < row.cpu_ms("fastplan")
     assert row.cpu_ms("PyAV + DataLoader") > row.cpu_ms("decoding alone"), "the work of other processes counts"
     assert "pip install it" in missing["gone"]
