@@ -36,10 +36,8 @@ def disassemble(cubins: list[bytes], arch: int) -> list[str]:
 def _code(cubin: bytes) -> bytes:
     """The machine code in an ELF file: what its sections .text and .text.NAME hold."""
     at, size, count, names = struct.unpack_from("<40xQ10xHHH", cubin)
-    headers = [
-        struct.unpack_from("<I20xQQ", cubin, at + number * size) for number in range(count)
-    ]  # name, offset, size
-    strings = headers[names][1]
+    headers = [struct.unpack_from("<I20xQQ", cubin, at + number * size) for number in range(count)]
+    _, strings, _ = headers[names]
     return b"".join(
         cubin[begin : begin + length]
         for name, begin, length in headers

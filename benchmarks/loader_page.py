@@ -26,8 +26,8 @@ most {SAME_CLIP:g}) are compared with ours. CPU ms per clip of the whole process
 the same, so shares of a peer are medians of the repeats' own. A peer's best configuration is found by a trial for each
 encoding and kind of clip. Peers open a video for each clip; with torchcodec's `mappings` they need not read its index
 again. "Kept open" they have a decoder for every video in every thread, which only a few dozen videos allow, and
-which goes on from where the last clip of a video ended, where that is nearer; so they stand apart, and what is said to
-be best or an aim is of the others. `decoding alone` feeds our packets to FFmpeg and looks at nothing.
+which goes on from where the last clip of a video ended, where that is nearer; so they stand apart: best peers and aims
+are of the others. `decoding alone` feeds our packets to FFmpeg and looks at nothing.
 """
 
 
@@ -77,10 +77,8 @@ def _behind(row: Row) -> str:
         why = "which cannot be had with this decoder: feeding it the packets that cannot be left out takes"
         return f"{words}, {why} {floor:.2f} already, all the rest {rest_ms:.1f} ms a clip."
     allowed_ms = aim * row.cpu_ms(best) - row.cpu_ms(FLOOR)
-    words += f"; decoding the packets that cannot be left out takes {floor:.2f} already, which leaves "
-    return (
-        words + f"{allowed_ms:.1f} ms a clip for cropping, scaling, colours and threads, and they take {rest_ms:.1f}."
-    )
+    words += f"; decoding the packets that cannot be left out takes {floor:.2f} already, which leaves {allowed_ms:.1f} "
+    return f"{words}ms a clip for cropping, scaling, colours and threads, and they take {rest_ms:.1f}."
 
 
 def _aim(row: Row) -> float:

@@ -138,13 +138,9 @@ def test_a_replay_killed_in_its_second_leg_and_as_its_third_begins_ends_like_one
     words = ["--plan", str(tmp_path / "plan.yaml"), "--exact", *SETTINGS]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish_here(command(whole, *words))
-    for more, epochs in (
-        (words, 3 + 2),  # epochs 0, 1, 2 of the first leg, 0 and 1 of the second
-        (
-            ["--resume"],
-            2 + 1,
-        ),  # epochs 1 (shown again) and 2 of the second; the third saves its first checkpoint in epoch 1
-    ):
+    in_second = 3 + 2  # epochs 0, 1, 2 of the first leg, 0 and 1 of the second
+    as_third_begins = 2 + 1  # epochs 1 (shown again) and 2 of the second; epoch 0 of the third saves no checkpoint
+    for more, epochs in ((words, in_second), (["--resume"], as_third_begins)):
         process = start(command(killed, *more))
         wait_for_epochs(process, epochs)
         process.send_signal(signal.SIGKILL)

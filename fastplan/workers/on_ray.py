@@ -65,10 +65,8 @@ class RayWorkers:
             slot = self._polls.pop(done)
             try:
                 messages: list[Message] = ray.get(done)
-            except (
-                ray.exceptions.RayActorError,
-                ray.exceptions.OutOfMemoryError,
-            ) as error:  # the latter: Ray killed it
+            # What Ray's memory monitor kills dies of an error that is no RayActorError.
+            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
                 self._actors[slot] = self._actor.remote(*self._arguments)
                 self._events.append(Lost(slot, str(error).splitlines()[0]))
             else:
