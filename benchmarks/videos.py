@@ -1,4 +1,4 @@
-"""Videos to measure on: one source, encoded in several ways, the same bytes every time.
+"""Videos to measure on: one source, encoded in several ways. They stay in a folder and are made once.
 
 The source is a real clip where there is one, else moving noise with edges, which compresses about as well. It is
 scaled to a short side of 256 pixels; the files of a set begin at different frames of it.
@@ -119,7 +119,7 @@ def _write(file: Path, encoding: Encoding, pictures: list[av.VideoFrame], *, shi
         stream = container.add_stream(encoding.encoder, rate=RATE)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = pictures[0].width, pictures[0].height, "yuv420p"
-        stream.codec_context.thread_count = 1  # the same bytes everywhere
+        stream.codec_context.thread_count = 1  # the same pictures however many cores there are
         stream.codec_context.gop_size = encoding.gop
         stream.options = dict(encoding.options)
         for number in range(FRAMES):

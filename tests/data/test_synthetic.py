@@ -1,6 +1,9 @@
 """The embedded task is what it says: twelve motions, told apart by motion only, the same every time."""
 
 import hashlib
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -47,6 +50,24 @@ def test_videos_are_pure_functions_of_their_seed():
     first, again = (render(3, np.random.default_rng([0, 1, 2]), spec) for _ in range(2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, render(3, np.random.default_rng([0, 1, 3]), spec))
+
+
+def test_bytes_do_not_depend_on_what_lies_in_memory(tmp_path):
+    """An encoder that reads what nobody has written gives other bytes where memory is filled with other values."""
+    code = """
+import hashlib, pathlib, sys, numpy as np
+from fastplan.data.synthetic import TASKS, render, write_grey
+file = pathlib.Path(sys.argv[1])
+for number in range(12):
+    write_grey(file, render(number, np.random.default_rng((0, 2, number)), TASKS["default"]))
+    print(hashlib.sha256(file.read_bytes()).hexdigest())
+"""
+    found = set()
+    for filling in ("0", "85", "255"):
+        words = [sys.executable, "-c", code, str(tmp_path / "a.mp4")]
+        environment = {**os.environ, "MALLOC_PERTURB_": filling}
+        found.add(subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(found) == 1 and len(set(found.pop().split())) == 12
 
 
 def test_the_folder_appears_whole_and_is_made_once(tmp_path, monkeypatch):
